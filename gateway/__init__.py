@@ -1,0 +1,1 @@
+"""The server: HTTP in, jobs in Redis, wake-ups and results out."""

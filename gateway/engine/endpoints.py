@@ -1,0 +1,177 @@
+"""Endpoints: what is set for each, and how they come to be and go."""
+
+import hashlib
+import re
+import secrets
+import time
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import BadRequest, Conflict, NotFound
+from ..store import Store
+from . import keys
+from .batching import Batcher
+
+ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+"""An endpoint's id: 1 to 63 letters, digits, '-' or '_', neither first nor last of the two."""
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+
+
+class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, rename="camel"):
+    """What a client may set, in the names of RunPod's REST API v1. Fields that need a fleet are kept and shown.
+
+    Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs) and
+    `retryDelaySeconds` (before a job whose worker was lost is tried again).
+    """
+
+    name: str = ""
+    template_id: str | None = None
+    compute_type: Literal["GPU", "CPU"] = "GPU"
+    gpu_count: Positive = 1
+    gpu_type_ids: list[str] = []
+    cpu_flavor_ids: list[str] = []
+    vcpu_count: Positive | None = None
+    data_center_ids: list[str] = []
+    allowed_cuda_versions: list[str] = []
+    network_volume_id: str | None = None
+    env: dict[str, str] = {}
+    workers_min: NotNegative = 0
+    workers_max: NotNegative = 3
+    idle_timeout: Annotated[int, Meta(ge=1, le=3600)] = 5
+    scaler_type: Literal["QUEUE_DELAY", "REQUEST_COUNT"] = "QUEUE_DELAY"
+    scaler_value: Positive = 4
+    execution_timeout_ms: Annotated[int, Meta(ge=5_000, le=604_800_000)] = 600_000
+    flashboot: bool = False
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    lease_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+
+
+class Endpoint(msgspec.Struct):
+    """An endpoint as it is stored. `created` is in ms since the epoch; `worker_key` is the SHA-256 of its key."""
+
+    id: str
+    config: Config
+    version: int
+    created: int
+    worker_key: str
+
+    @property
+    def lease_ms(self) -> int:
+        """How long a worker may be silent before its jobs are given to others."""
+        return round(self.config.lease_seconds * 1000)
+
+
+class Endpoints:
+    """The endpoints in the store."""
+
+    def __init__(self, store: Store, batcher: Batcher) -> None:
+        self._store = store
+        self._batcher = batcher
+
+    async def create(self, id: str, config: Config) -> tuple[Endpoint, str]:
+        """Makes an endpoint. Returns it and the key for its workers, which is not kept and cannot be shown again.
+
+        Raises:
+            BadRequest: the id cannot be one.
+            Conflict: there is one with this id.
+        """
+        if not ID.fullmatch(id):
+            raise BadRequest(f"an endpoint's id is 1 to 63 letters, digits, '-' or '_'; {id[:80]!r} is not")
+        worker_key = f"rlw_{secrets.token_urlsafe(32)}"
+        # In the set first: a name in the set without an endpoint is harmless, an endpoint that upkeep misses is not.
+        await cast(Any, self._store.commands.sadd(keys.ENDPOINTS, id))
+        reply = await self._configure(
+            id, "", config, "created", round(time.time() * 1000), "worker_key", digest(worker_key)
+        )
+        if reply == b"EXISTS":
+            raise Conflict(f"there is an endpoint {id} already")
+        return await self.get(id), worker_key
+
+    async def get(self, id: str) -> Endpoint:
+        """One endpoint.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        fields = await cast(Any, self._store.commands.hgetall(keys.settings(id))) if ID.fullmatch(id) else {}
+        if not fields:
+            raise NotFound(f"no endpoint {id[:80]}")
+        return Endpoint(
+            id,
+            msgspec.json.decode(fields[b"config"], type=Config),
+            int(fields[b"version"]),
+            int(fields[b"created"]),
+            fields[b"worker_key"].decode(),
+        )
+
+    async def list(self) -> "list[Endpoint]":
+        """All endpoints, by id."""
+        ids = sorted(id.decode() for id in await cast(Any, self._store.commands.smembers(keys.ENDPOINTS)))
+        found = []
+        for id in ids:
+            try:
+                found.append(await self.get(id))
+            except NotFound:
+                continue  # just being made or deleted
+        return found
+
+    async def update(self, id: str, changes: dict[str, Any]) -> Endpoint:
+        """Changes some fields.
+
+        Raises:
+            BadRequest: an unknown field, or a value of a wrong type or out of its range.
+            NotFound: no such endpoint.
+            Conflict: someone else changed it at the same time.
+        """
+        endpoint = await self.get(id)
+        config = parse_config(msgspec.to_builtins(endpoint.config) | changes)
+        reply = await self._configure(id, str(endpoint.version), config)
+        if reply == b"NO_ENDPOINT":
+            raise NotFound(f"no endpoint {id}")
+        if reply != b"OK":
+            raise Conflict(f"endpoint {id} was changed by someone else at the same time; try again")
+        return await self.get(id)
+
+    async def delete(self, id: str) -> None:
+        """Deletes the endpoint; waiting and running jobs are cancelled.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
+        await self.get(id)
+        while not await self._batcher.call(keys.base(id), "remove", 500):
+            pass
+        await cast(Any, self._store.commands.srem(keys.ENDPOINTS, id))
+
+    async def _configure(self, id: str, version: str, config: Config, *more: str | int) -> Any:
+        return await self._batcher.call(
+            keys.base(id), "configure", version,
+            "config", msgspec.json.encode(config),
+            "timeout_ms", config.execution_timeout_ms,
+            "attempts", config.attempts,
+            "lease_ms", round(config.lease_seconds * 1000),
+            "retry_delay_ms", round(config.retry_delay_seconds * 1000),
+            *more,
+        )  # fmt: skip
+
+
+def parse_config(fields: dict[str, Any]) -> Config:
+    """Checks the fields.
+
+    Raises:
+        BadRequest: names the field and what is wrong with it.
+    """
+    try:
+        return msgspec.convert(fields, Config)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None
+
+
+def digest(key: str) -> str:
+    """What is kept of a key: its SHA-256, in hex. Keys are random and long, so nothing slower is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()

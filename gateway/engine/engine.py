@@ -1,0 +1,307 @@
+"""Typed calls to the functions in functions.lua. One `Engine` serves a whole gateway process."""
+
+import enum
+from typing import Any
+
+import msgspec
+
+from ..errors import Conflict, NotFound
+from ..store import Store
+from . import keys
+from .batching import Batcher
+from .wakeups import Wakeups
+
+
+class State(enum.StrEnum):
+    """The states of a job, as RunPod names them."""
+
+    IN_QUEUE = "IN_QUEUE"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+
+FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms."""
+
+    id: str
+    input: bytes
+    timeout: int
+    ttl: int
+    retention: int
+    request: bytes = b""
+    low_priority: bool = False
+    idempotency_key: str = ""
+    fingerprint: str = ""
+
+
+class Workers(msgspec.Struct, frozen=True):
+    """How many workers of an endpoint do what."""
+
+    initializing: int
+    idle: int
+    running: int
+    unhealthy: int
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """Where a queued job stands. `position` counts from 1; None while it waits for a delayed retry."""
+
+    position: int | None
+    workers: Workers
+
+    @property
+    def reason(self) -> str:
+        """Why the job waits, in one of a few fixed words."""
+        if self.position is None:
+            return "retry_delayed"
+        if self.workers.idle or self.workers.running:
+            return "at_capacity"
+        if self.workers.initializing:
+            return "workers_initializing"
+        return "workers_unhealthy" if self.workers.unhealthy else "no_workers"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a client may know of a job. Times are ms since the epoch by the store's clock; output and progress are
+    JSON as the worker sent it."""
+
+    id: str
+    state: State
+    created: int
+    started: int | None = None
+    finished: int | None = None
+    worker: str | None = None
+    attempt: int = 0
+    chunks: int = 0
+    output: bytes | None = None
+    error: str | None = None
+    progress: bytes | None = None
+    queued: Queued | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in FINAL
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Counts of an endpoint; completed, failed and retried since it was made, the others now."""
+
+    completed: int
+    failed: int
+    in_progress: int
+    in_queue: int
+    retried: int
+    workers: Workers
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Chunks of a job from position `first` on. The newest attempt began after position `restarted`."""
+
+    job: Job
+    restarted: int
+    first: int
+    chunks: list[bytes]
+
+
+class Polling(msgspec.Struct, frozen=True):
+    """Chunks that no poll has been given before."""
+
+    job: Job
+    restarted: bool
+    chunks: list[bytes]
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """Jobs of an endpoint; `cursor` continues the list, None at its end."""
+
+    jobs: list[Job]
+    cursor: str | None
+
+
+class Engine:
+    """The operations on jobs and endpoints."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.batcher = Batcher(store)
+        self.wakeups = Wakeups(store)
+
+    async def close(self) -> None:
+        """Ends what runs in the background; the store stays open."""
+        await self.wakeups.close()
+        await self.batcher.close()
+
+    async def submit(self, endpoint: str, job: Submission, watch: bool = False) -> tuple[str, State]:
+        """Puts a job into the queue, or finds the one that its idempotency key made before.
+
+        Args:
+            endpoint: the endpoint's id.
+            job: the job.
+            watch: whether this process wants to hear of the job; `wakeups.subscribe` comes first.
+
+        Returns:
+            The job's id and state.
+
+        Raises:
+            NotFound: no such endpoint.
+            Conflict: the idempotency key was used with another body, or for a job that is forgotten.
+            Unavailable: the store cannot be reached; the job may have been stored all the same.
+        """
+        watcher = self.wakeups.process if watch else ""
+        reply = await self.batcher.submit(
+            keys.base(endpoint),
+            (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
+             job.request, watcher, job.idempotency_key, job.fingerprint),
+        )  # fmt: skip
+        if isinstance(reply, bytes):
+            raise NotFound(f"no endpoint {endpoint}")
+        match reply[0]:
+            case b"NEW":
+                return job.id, State.IN_QUEUE
+            case b"SAME":
+                return reply[1].decode(), State(reply[2].decode())
+            case b"CONFLICT":
+                raise Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
+            case _:
+                raise Conflict(
+                    f"job {reply[1].decode()} of this Idempotency-Key has ended and its result is no longer kept"
+                )
+
+    async def status(self, endpoint: str, job: str, watch: bool = False) -> Job:
+        """The job as it is now; with `watch`, this process hears of what comes next.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+        """
+        return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else ""))
+
+    async def unwatch(self, endpoint: str, job: str) -> None:
+        """Ends this process's interest in the job."""
+        await self._call(endpoint, "unwatch", job, self.wakeups.process)
+
+    async def read(self, endpoint: str, job: str, after: int, count: int = 256) -> Reading:
+        """Chunks after a position, and a watch for the next.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+        """
+        reply = await self._call(endpoint, "read", job, after, count, self.wakeups.process)
+        described, restarted, first, chunks = reply or ([], 0, 0, [])
+        return Reading(_job(job, described), restarted, first, chunks)
+
+    async def poll(self, endpoint: str, job: str) -> Polling:
+        """Chunks not yet handed out by a poll, and a watch for the next.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+        """
+        reply = await self._call(endpoint, "poll", job, self.wakeups.process)
+        described, restarted, chunks = reply or ([], 0, [])
+        return Polling(_job(job, described), bool(restarted), chunks)
+
+    async def cancel(self, endpoint: str, job: str) -> Job:
+        """Cancels the job unless it is final, and returns it.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+        """
+        return _job(job, await self._call(endpoint, "cancel", job))
+
+    async def retry(self, endpoint: str, job: str) -> None:
+        """Puts a FAILED or TIMED_OUT job back into the queue.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+            Conflict: the job is in another state.
+        """
+        reply = await self._call(endpoint, "retry", job)
+        if reply == b"GONE":
+            raise NotFound(f"no job {job}")
+        if reply != b"OK":
+            raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {reply[1].decode()}")
+
+    async def touch(self, endpoint: str, job: str, ttl: int) -> None:
+        """Sets the job's time to live to `ttl` ms from now."""
+        await self._call(endpoint, "touch", job, ttl)
+
+    async def purge(self, endpoint: str) -> int:
+        """Cancels all waiting jobs, in steps, so that others are served in between. Returns how many."""
+        removed, step = 0, 500
+        while True:
+            count = int(await self._call(endpoint, "purge", step))
+            removed += count
+            if count < step:
+                return removed
+
+    async def health(self, endpoint: str) -> Health:
+        """The endpoint's counts.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
+        reply = await self._call(endpoint, "health")
+        if not reply:
+            raise NotFound(f"no endpoint {endpoint}")
+        return Health(*reply[:5], workers=Workers(*reply[5:]))
+
+    async def requests(self, endpoint: str, count: int, cursor: str | None, state: State | None) -> Listed:
+        """Up to `count` jobs, without input and output, the one that will be forgotten last first. With a state, looks
+        at no more than ten times as many jobs per call: a page can be short, or empty, and still have a cursor."""
+        bound, _, seen = (cursor or "+inf.0").rpartition(".")
+        most = count if state is None else count * 10
+        reply = await self._call(endpoint, "list", bound, seen, most)
+        jobs: list[Job] = []
+        for row in reply:
+            score = row[1].decode()
+            seen = str(int(seen) + 1) if score == bound else "1"
+            bound = score
+            if row[2] is None or (state is not None and row[2].decode() != state):
+                continue
+            jobs.append(_job(row[0].decode(), [*row[2:]]))
+            if len(jobs) == count:
+                break
+        return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
+
+    async def leave(self, endpoint: str, worker: str) -> int:
+        """Forgets a worker and puts back what it holds. Returns the number of its jobs."""
+        return int(await self._call(endpoint, "leave", worker))
+
+    async def _call(self, endpoint: str, function: str, *arguments: str | bytes | int) -> Any:
+        return await self.batcher.call(keys.base(endpoint), function, *arguments)
+
+
+def _job(id: str, reply: list[Any]) -> Job:
+    if not reply:
+        raise NotFound(f"no job {id}")
+    state, created, started, finished, worker, attempt = reply[:6]
+    chunks, output, error, progress = reply[6:10] if len(reply) > 6 else (None, None, None, None)
+    queued = None
+    if len(reply) > 10:
+        position = reply[10]
+        queued = Queued(None if position < 0 else position + 1, Workers(*reply[11:15]))
+    return Job(
+        id,
+        State(state.decode()),
+        int(created),
+        int(started) if started else None,
+        int(finished) if finished else None,
+        worker.decode() if worker else None,
+        int(attempt or 0),
+        int(chunks or 0),
+        output,
+        error.decode(errors="replace") if error is not None else None,
+        progress,
+        queued,
+    )
+
+
+__all__ = ["FINAL", "Engine", "Health", "Job", "Listed", "Polling", "Queued", "Reading", "State", "Submission",
+           "Workers"]  # fmt: skip
+

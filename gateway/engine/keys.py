@@ -1,0 +1,28 @@
+"""The names of all keys and channels. What is behind an endpoint's base key stands on top of functions.lua."""
+
+ENDPOINTS = "runlane:endpoints"
+"""Set of the ids of all endpoints; an id is put in before its endpoint is made and taken out after it is gone."""
+
+UPKEEP = "runlane:upkeep"
+"""Held by the gateway process whose turn it is to do upkeep; expires."""
+
+QUEUES = ("normal:again", "normal", "low:again", "low")
+"""The queues of an endpoint in the order in which they are served, as in functions.lua."""
+
+GROUP = "workers"
+"""The consumer group of every queue."""
+
+
+def base(endpoint: str) -> str:
+    """The base key of an endpoint: the braces put all of its keys into one slot of a cluster."""
+    return f"runlane:{{{endpoint}}}"
+
+
+def settings(endpoint: str) -> str:
+    """The hash with an endpoint's settings."""
+    return f"{base(endpoint)}:settings"
+
+
+def gateway_channel(endpoint: str, process: str) -> str:
+    """The channel on which a gateway process hears of jobs of this endpoint."""
+    return f"{base(endpoint)}:gateway:{process}"

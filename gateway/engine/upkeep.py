@@ -1,0 +1,85 @@
+"""What has to happen though nobody asks for it: lost leases, timeouts, delayed retries, times to live, silent workers.
+
+Every gateway process runs this; a key that expires says whose turn it is, so that one does it at a time and another
+takes over when that one is gone. Two at once would do no harm, since each step is an atomic function.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from ..errors import Unavailable
+from ..store import Store
+from . import keys
+from .batching import Batcher
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_ROUNDS = 0.25
+TURN_MS = 1500
+MOST_PER_CALL = 200
+
+SECONDS_TO_SETTLE = 5.0
+"""After the store was out of reach its clock has gone on while nobody could renew a lease: workers get this long to
+renew before leases are taken from them."""
+
+
+class Upkeep:
+    """The background task of a gateway process."""
+
+    def __init__(self, store: Store, batcher: Batcher, process: str) -> None:
+        self._store = store
+        self._batcher = batcher
+        self._process = process
+        self._settled_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts the rounds."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Ends the rounds after the call under way."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if await self._my_turn():
+                    await self.round()
+            except (RedisError, OSError, Unavailable) as error:
+                self._settled_at = time.monotonic() + SECONDS_TO_SETTLE
+                logger.warning("upkeep cannot reach the store: %s", error)
+            except Exception:
+                logger.exception("upkeep failed; trying again")
+            await asyncio.sleep(SECONDS_BETWEEN_ROUNDS)
+
+    async def round(self) -> None:
+        """Does all that is due in every endpoint."""
+        endpoints = await cast(Any, self._store.commands.smembers(keys.ENDPOINTS))
+        await asyncio.gather(*(self._tend(endpoint.decode()) for endpoint in endpoints))
+
+    async def _tend(self, endpoint: str) -> None:
+        more = True
+        while more:
+            leases = 1 if time.monotonic() >= self._settled_at else 0
+            done = await self._batcher.call(keys.base(endpoint), "upkeep", MOST_PER_CALL, leases)
+            more = max(done) >= MOST_PER_CALL
+            if done[0] or done[1]:
+                logger.info("endpoint %s: %d leases recovered, %d jobs timed out", endpoint, done[0], done[1])
+
+    async def _my_turn(self) -> bool:
+        commands = cast(Any, self._store.commands)
+        if await commands.set(keys.UPKEEP, self._process, nx=True, px=TURN_MS):
+            return True
+        if await commands.get(keys.UPKEEP) != self._process.encode():
+            return False
+        await commands.pexpire(keys.UPKEEP, TURN_MS)
+        return True

@@ -1,0 +1,274 @@
+"""Who waits for which job: one subscriber connection per store node, whatever the number of waiting requests.
+
+A process has one channel in each endpoint that it cares for. A job names the processes that watch it, so a job that
+nobody waits for announces nothing. Subscribe first, then look: `watch` returns when the channel is subscribed, and the
+functions that look at a job add this process to its watchers in the same step.
+
+A message can get lost (a reconnect, a reader that is too slow for its queue). The watch then yields `Missed`, and its
+owner looks again; chunks are numbered, so nothing is shown twice or left out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from ..errors import Unavailable
+from ..store import Store
+from . import keys
+
+logger = logging.getLogger(__name__)
+
+MOST_WAITING_BYTES = 1024 * 1024
+"""What a reader may leave unread in this process before it is told to read from the store again."""
+
+LONGEST_SILENCE = 15.0
+"""Seconds after which a waiting request looks at its job again, should a message have been lost without a trace."""
+
+SECONDS_TO_SUBSCRIBE = 5.0
+SECONDS_TO_PING = 10.0
+
+
+class Chunks(msgspec.Struct):
+    """Chunks that were written, the first of them at position `first`."""
+
+    first: int
+    chunks: list[bytes]
+
+
+class Final(msgspec.Struct):
+    """The job ended. `value` is the output or error that `field` names."""
+
+    state: str
+    created: int
+    finished: int
+    position: int
+    started: int | None = None
+    worker: str | None = None
+    field: str | None = None
+    value: bytes = b""
+
+
+class Missed(msgspec.Struct):
+    """Something happened that the message did not carry: look at the job."""
+
+
+Event = Chunks | Final | Missed
+
+
+class _Header(msgspec.Struct):
+    kind: str
+    job: str
+    first: int = 0
+    sizes: list[int] = []
+    whole: bool = True
+    state: str = ""
+    created: int = 0
+    finished: int = 0
+    started: int | None = None
+    worker: str | None = None
+    position: int = 0
+    field: str | None = None
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+
+
+def _event(header: _Header, payload: bytes) -> Event:
+    if not header.whole:
+        return Missed()
+    if header.kind == "chunks":
+        chunks, start = [], 0
+        for size in header.sizes:
+            chunks.append(payload[start : start + size])
+            start += size
+        return Chunks(header.first, chunks)
+    if header.kind == "final":
+        return Final(header.state, header.created, header.finished, header.position, header.started, header.worker,
+                     header.field, payload)  # fmt: skip
+    return Missed()
+
+
+class Watch:
+    """What happens to one job, for one waiting request."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Event, size: int) -> None:
+        """Adds an event; a reader that is too far behind gets `Missed` for all that it has not seen."""
+        if self._bytes + size > MOST_WAITING_BYTES:
+            self._events.clear()
+            self._bytes = 0
+            event, size = Missed(), 0
+        self._events.append(event)
+        self._bytes += size
+        self._arrived.set()
+
+    async def next(self, seconds: float) -> Event | None:
+        """The next event, or None when none came within the time. A long silence counts as `Missed`."""
+        if not self._events:
+            try:
+                async with asyncio.timeout(min(seconds, LONGEST_SILENCE)):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return Missed() if seconds > LONGEST_SILENCE else None
+        event = self._events.popleft()
+        if not self._events:
+            self._bytes = 0
+            self._arrived.clear()
+        return event
+
+
+class Wakeups:
+    """All watches of this process."""
+
+    def __init__(self, store: Store) -> None:
+        self.process = f"{os.getpid():x}-{os.urandom(6).hex()}"
+        self._store = store
+        self._watches: dict[tuple[str, str], set[Watch]] = {}
+        self._listeners: dict[Redis, _Listener] = {}
+
+    async def subscribe(self, endpoint: str) -> None:
+        """Returns when this process hears of the endpoint's jobs.
+
+        Raises:
+            Unavailable: when the store cannot be reached.
+        """
+        channel = keys.gateway_channel(endpoint, self.process)
+        try:
+            node = self._store.node_of(channel)
+        except (RedisError, OSError):
+            raise Unavailable from None
+        listener = self._listeners.get(node)
+        if listener is None:
+            listener = _Listener(node, self._receive, self._wake_everyone)
+            self._listeners[node] = listener
+        await listener.subscribe(channel)
+
+    def watch(self, endpoint: str, job: str) -> "_Watching":
+        """A watch as a context manager; `subscribe` comes first."""
+        return _Watching(self._watches, (endpoint, job))
+
+    def watched(self, endpoint: str, job: str) -> bool:
+        """Whether some request of this process still waits for the job."""
+        return (endpoint, job) in self._watches
+
+    async def close(self) -> None:
+        """Ends the subscriptions."""
+        await asyncio.gather(*(listener.close() for listener in self._listeners.values()))
+
+    def _receive(self, channel: str, message: bytes) -> None:
+        head, _, payload = message.partition(b"\n")
+        header = _decode_header(head)
+        endpoint = channel[channel.index("{") + 1 : channel.index("}")]
+        for watch in self._watches.get((endpoint, header.job), ()):
+            watch.put(_event(header, payload), len(payload))
+
+    def _wake_everyone(self) -> None:
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.put(Missed(), 0)
+
+
+class _Watching:
+    def __init__(self, watches: dict[tuple[str, str], set[Watch]], key: tuple[str, str]) -> None:
+        self._watches = watches
+        self._key = key
+        self._watch = Watch()
+
+    def __enter__(self) -> Watch:
+        self._watches.setdefault(self._key, set()).add(self._watch)
+        return self._watch
+
+    def __exit__(self, *_: object) -> None:
+        rest = self._watches[self._key]
+        rest.discard(self._watch)
+        if not rest:
+            del self._watches[self._key]
+
+
+class _Listener:
+    """The subscriptions at one node. After a lost connection it subscribes again and has everyone look again."""
+
+    def __init__(
+        self, node: Redis, receive: Callable[[str, bytes], None], wake_everyone: Callable[[], None]
+    ) -> None:
+        self._node = node
+        self._receive = receive
+        self._wake_everyone = wake_everyone
+        self._channels: dict[str, asyncio.Event] = {}
+        self._pubsub: Any = None
+        self._failures = 0
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def subscribe(self, channel: str) -> None:
+        subscribed = self._channels.get(channel)
+        if subscribed is not None and subscribed.is_set():
+            return
+        if subscribed is None:
+            subscribed = self._channels[channel] = asyncio.Event()
+            if self._pubsub is not None:
+                with contextlib.suppress(RedisError, OSError):  # _run notices too, and subscribes again
+                    await self._pubsub.ssubscribe(channel)
+        try:
+            async with asyncio.timeout(SECONDS_TO_SUBSCRIBE):
+                await subscribed.wait()
+        except TimeoutError:
+            raise Unavailable from None
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            self._pubsub = cast(Any, self._node.pubsub())
+            try:
+                for channel in list(self._channels):
+                    await self._pubsub.ssubscribe(channel)
+                await self._listen(self._pubsub)
+            except (RedisError, OSError) as error:
+                logger.warning("lost the connection for wake-ups (%s); connecting again", error or type(error).__name__)
+            finally:
+                pubsub, self._pubsub = self._pubsub, None
+                for subscribed in self._channels.values():
+                    subscribed.clear()
+                await pubsub.aclose()
+            self._failures = min(self._failures + 1, 6)
+            await asyncio.sleep(random.uniform(0.5, 1) * min(2.0, 0.05 * 2**self._failures))  # noqa: S311
+
+    async def _listen(self, pubsub: Any) -> None:
+        to_come = len(self._channels)
+        pinged = False
+        while True:
+            message = await pubsub.get_message(timeout=SECONDS_TO_PING)
+            if message is None:
+                if pinged:
+                    raise ConnectionError("no answer to a ping")
+                await pubsub.ping()
+                pinged = True
+                continue
+            pinged = False
+            kind = message["type"]
+            if kind == "smessage":
+                self._receive(message["channel"].decode(), message["data"])
+            elif kind == "ssubscribe":
+                self._failures = 0
+                self._channels[message["channel"].decode()].set()
+                to_come -= 1
+                if to_come == 0:
+                    self._wake_everyone()
+            elif kind == "sunsubscribe":
+                raise ConnectionError("the node no longer serves a channel of ours")

@@ -1,0 +1,101 @@
+"""Everything that can go wrong, by whose fault it is.
+
+    Error
+    ├── ClientError             the request cannot be served as it is
+    │   ├── BadRequest          400  not JSON, a field missing or out of its range
+    │   ├── Unauthorized        401  no key, or a wrong one
+    │   ├── Forbidden           403  a key that is not good for this
+    │   ├── NotFound            404  no such endpoint, job or path
+    │   ├── MethodNotAllowed    405
+    │   ├── RequestTimeout      408  the body came too slowly
+    │   ├── Conflict            409  the job or endpoint is in another state than the request needs
+    │   └── TooLarge            413
+    └── Unavailable             503  the store cannot be reached or cannot take more
+StartupError                    the operator's settings or surroundings are not usable; ends the process
+
+Each knows its HTTP status and headers; each dialect turns it into its own body.
+"""
+
+from collections.abc import Mapping
+
+
+class Error(Exception):
+    """A request that ends in an error, with what the client is to be told."""
+
+    status = 500
+
+    def __init__(self, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+class ClientError(Error):
+    """The request cannot be served as it is."""
+
+    status = 400
+
+
+class BadRequest(ClientError):
+    """Not JSON, a field missing, of a wrong type or out of its range."""
+
+
+class Unauthorized(ClientError):
+    """No key, or a wrong one."""
+
+    status = 401
+
+    def __init__(self, message: str = "missing or wrong API key") -> None:
+        super().__init__(message, {"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ClientError):
+    """A key that is not good for this operation or endpoint."""
+
+    status = 403
+
+
+class NotFound(ClientError):
+    """No such endpoint, job or path."""
+
+    status = 404
+
+
+class MethodNotAllowed(ClientError):
+    """The path exists, but not for this method."""
+
+    status = 405
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"method not allowed; use {' or '.join(allowed)}", {"Allow": ", ".join(allowed)})
+
+
+class RequestTimeout(ClientError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
+class Conflict(ClientError):
+    """The job or endpoint is in another state than the request needs."""
+
+    status = 409
+
+
+class TooLarge(ClientError):
+    """The body is over the operation's limit."""
+
+    status = 413
+
+
+class Unavailable(Error):
+    """The store cannot be reached, or cannot take more at present."""
+
+    status = 503
+
+    def __init__(self, message: str = "the queue store is not available; try again shortly") -> None:
+        super().__init__(message, {"Retry-After": "1"})
+
+
+class StartupError(Exception):
+    """The settings or the surroundings do not allow to start; the message says what to do."""
