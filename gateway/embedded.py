@@ -51,7 +51,7 @@ class EmbeddedStore:
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
                 start_new_session=True,  # a Ctrl-C is for us: the store goes last
-                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509
+                preexec_fn=die_with_parent(signal.SIGTERM),
             )
         stdin = cast(IO[bytes], self._process.stdin)
         stdin.write(self._configuration().encode())

@@ -9,24 +9,27 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     ClusterDownError,
-    ConnectionError,
     NoPermissionError,
     RedisError,
     ResponseError,
-    TimeoutError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
 )
 
 from .errors import StartupError
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-OUTAGES = (ConnectionError, TimeoutError, ClusterDownError, OSError)
+OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OSError)
 SECONDS_TO_ANSWER = 10.0
 
 
@@ -62,17 +65,22 @@ class Store:
             return self.commands
         node = self.commands.get_node_from_key(key)
         if node is None:
-            raise ConnectionError(f"no node of the cluster owns the slot of {key}")
+            raise RedisConnectionError(f"no node of the cluster owns the slot of {key}")
         if node.name not in self._nodes:
-            self._nodes[node.name] = Redis(host=node.host, port=node.port, **self._options)
+            self._nodes[node.name] = Redis(host=node.host, port=int(node.port), **self._options)
         return self._nodes[node.name]
+
+    @property
+    def anywhere(self) -> dict[str, Any]:
+        """Arguments for a command without a key that any node may answer."""
+        return {"target_nodes": RedisCluster.RANDOM} if self.clustered else {}
 
     async def on_every_node(self, *command: str) -> None:
         """Runs a command that is not replicated, such as `ACL SETUSER`, everywhere."""
         if isinstance(self.commands, RedisCluster):
             await self.commands.execute_command(*command, target_nodes=RedisCluster.ALL_NODES)
         else:
-            await self.commands.execute_command(*command)
+            await cast(Any, self.commands).execute_command(*command)
 
     async def load_library(self) -> None:
         """Puts the function library into every primary that lacks it."""
@@ -104,7 +112,7 @@ async def open_store(url: str) -> Store:
         store = await asyncio.wait_for(_connect(url), SECONDS_TO_ANSWER)
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise StartupError(f"the store at {shown} refuses our user or password: {error}") from None
-    except (RedisError, OSError, asyncio.TimeoutError) as error:
+    except (RedisError, OSError, TimeoutError) as error:
         reason = str(error) or f"no answer within {SECONDS_TO_ANSWER:.0f} s"
         raise StartupError(f"cannot reach the store at {shown}: {reason}; check --redis or RUNLANE_REDIS_URL") from None
     try:
@@ -163,16 +171,19 @@ async def _connect_sentinel(url: str, options: dict[str, Any]) -> Store:
     if not name:
         raise StartupError("a Sentinel URL ends with the name of the primary: redis+sentinel://host:26379/NAME")
     sentinel_options = {"socket_timeout": SECONDS_TO_ANSWER, "password": query.get("sentinel_password")}
-    sentinel = Sentinel(_addresses(url, 26379), sentinel_kwargs=sentinel_options)
+    sentinel = cast(Any, Sentinel)(_addresses(url, 26379), sentinel_kwargs=sentinel_options)
     client: Redis = sentinel.master_for(name, **options)
     await cast(Any, client.ping())
     return Store(url, client, options)
 
 
-def _addresses(url: str, port: int) -> list[tuple[str, int]]:
+def _addresses(url: str, default_port: int) -> list[tuple[str, int]]:
     places = urlsplit(url).netloc.rpartition("@")[2].split(",")
-    return [(place.rpartition(":")[0] or place, int(place.rpartition(":")[2] or port)) if ":" in place else (place, port)
-            for place in places]  # fmt: skip
+    found = []
+    for place in places:
+        host, colon, port = place.rpartition(":")
+        found.append((host, int(port)) if colon else (place, default_port))
+    return found
 
 
 def _credentials(url: str) -> dict[str, Any]:
@@ -187,8 +198,7 @@ def _credentials(url: str) -> dict[str, Any]:
 
 
 async def _check_version(store: Store, shown: str) -> None:
-    where = {"target_nodes": RedisCluster.RANDOM} if store.clustered else {}
-    info = await cast(Any, store.commands.info("server", **where))
+    info = await cast(Any, store.commands.info("server", **store.anywhere))
     if "valkey_version" in info:
         name, version, least = "Valkey", str(info["valkey_version"]), (8, 0)
     else:
@@ -200,9 +210,3 @@ async def _check_version(store: Store, shown: str) -> None:
 
 def _without_password(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", url)
-
-
-def connection_options(url: str) -> dict[str, Any]:
-    """Host, port, path and TLS of a single node's URL, as redis-py names them, without user and password."""
-    found: dict[str, Any] = dict(parse_url(url))
-    return {name: value for name, value in found.items() if name not in ("username", "password")}

@@ -1,8 +1,8 @@
 """Group commit: the calls that come up in one turn of the event loop go to the store together.
 
-A request alone is sent at once. Under load, what comes in while calls are under way waits for the next turn and goes out
-as one pipeline, and all submissions to one endpoint among it as one function call: that is where the time goes
-otherwise (see the measurements in the design). The store executes each call atomically, batched or not.
+A request alone is sent at once. Under load, what comes in while calls are under way waits for the next turn and goes
+out as one pipeline, and all submissions to one endpoint among it as one function call: the round trips and the client
+library's work for each are what costs otherwise. The store executes each call atomically, batched or not.
 """
 
 import asyncio

@@ -249,7 +249,8 @@ class Engine:
         reply = await self._call(endpoint, "health")
         if not reply:
             raise NotFound(f"no endpoint {endpoint}")
-        return Health(*reply[:5], workers=Workers(*reply[5:]))
+        completed, failed, in_progress, in_queue, retried = reply[:5]
+        return Health(completed, failed, in_progress, in_queue, retried, Workers(*reply[5:]))
 
     async def requests(self, endpoint: str, count: int, cursor: str | None, state: State | None) -> Listed:
         """Up to `count` jobs, without input and output, the one that will be forgotten last first. With a state, looks
@@ -268,6 +269,10 @@ class Engine:
             if len(jobs) == count:
                 break
         return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
+
+    async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
+        """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""
+        await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
 
     async def leave(self, endpoint: str, worker: str) -> int:
         """Forgets a worker and puts back what it holds. Returns the number of its jobs."""
@@ -304,4 +309,3 @@ def _job(id: str, reply: list[Any]) -> Job:
 
 __all__ = ["FINAL", "Engine", "Health", "Job", "Listed", "Polling", "Queued", "Reading", "State", "Submission",
            "Workers"]  # fmt: skip
-

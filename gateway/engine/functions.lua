@@ -646,14 +646,14 @@ local function forget_workers(base, most, at)
   local silent = at - setting(base, 'lease_ms', 30000) - 1000
   local workers = redis.call('ZRANGE', base .. ':workers', '-inf', silent, 'BYSCORE', 'LIMIT', 0, most)
   for _, worker in ipairs(workers) do leave({base}, {worker}) end
-  return #workers
+  return workers
 end
 
 -- upkeep: most items of each kind to handle in this call, 1 to recover leases as well.
--- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, workers forgotten}.
+-- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
-  if redis.call('EXISTS', base .. ':settings') == 0 then return {0, 0, 0, 0, 0} end
+  if redis.call('EXISTS', base .. ':settings') == 0 then return {0, 0, 0, 0, {}} end
   local function due(name)
     return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
   end

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from redis.exceptions import RedisError
@@ -17,6 +18,7 @@ from ..store import Store
 from . import keys
 from .batching import Batcher
 
+WorkerGone = Callable[[str, str], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_ROUNDS = 0.25
@@ -31,10 +33,12 @@ renew before leases are taken from them."""
 class Upkeep:
     """The background task of a gateway process."""
 
-    def __init__(self, store: Store, batcher: Batcher, process: str) -> None:
+    def __init__(self, store: Store, batcher: Batcher, process: str, worker_gone: WorkerGone) -> None:
+        """`worker_gone` is called with endpoint and worker when a worker has been silent for too long."""
         self._store = store
         self._batcher = batcher
         self._process = process
+        self._worker_gone = worker_gone
         self._settled_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -55,8 +59,9 @@ class Upkeep:
                 if await self._my_turn():
                     await self.round()
             except (RedisError, OSError, Unavailable) as error:
+                if time.monotonic() >= self._settled_at:
+                    logger.warning("upkeep cannot reach the store: %s", error)
                 self._settled_at = time.monotonic() + SECONDS_TO_SETTLE
-                logger.warning("upkeep cannot reach the store: %s", error)
             except Exception:
                 logger.exception("upkeep failed; trying again")
             await asyncio.sleep(SECONDS_BETWEEN_ROUNDS)
@@ -71,9 +76,12 @@ class Upkeep:
         while more:
             leases = 1 if time.monotonic() >= self._settled_at else 0
             done = await self._batcher.call(keys.base(endpoint), "upkeep", MOST_PER_CALL, leases)
-            more = max(done) >= MOST_PER_CALL
-            if done[0] or done[1]:
-                logger.info("endpoint %s: %d leases recovered, %d jobs timed out", endpoint, done[0], done[1])
+            recovered, timed_out, *_, gone = done
+            more = max(*done[:4], len(gone)) >= MOST_PER_CALL
+            for worker in gone:
+                await self._worker_gone(endpoint, worker.decode())
+            if recovered or timed_out:
+                logger.info("endpoint %s: %d leases recovered, %d jobs timed out", endpoint, recovered, timed_out)
 
     async def _my_turn(self) -> bool:
         commands = cast(Any, self._store.commands)

@@ -104,6 +104,12 @@ class Watch:
         self._events: deque[Event] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
+        self._ended = False
+
+    def end(self) -> None:
+        """This process is going: whoever waits is told that nothing came."""
+        self._ended = True
+        self._arrived.set()
 
     def put(self, event: Event, size: int) -> None:
         """Adds an event; a reader that is too far behind gets `Missed` for all that it has not seen."""
@@ -117,12 +123,16 @@ class Watch:
 
     async def next(self, seconds: float) -> Event | None:
         """The next event, or None when none came within the time. A long silence counts as `Missed`."""
+        if self._ended:
+            return None
         if not self._events:
             try:
                 async with asyncio.timeout(min(seconds, LONGEST_SILENCE)):
                     await self._arrived.wait()
             except TimeoutError:
                 return Missed() if seconds > LONGEST_SILENCE else None
+        if self._ended:
+            return None
         event = self._events.popleft()
         if not self._events:
             self._bytes = 0
@@ -138,6 +148,7 @@ class Wakeups:
         self._store = store
         self._watches: dict[tuple[str, str], set[Watch]] = {}
         self._listeners: dict[Redis, _Listener] = {}
+        self._draining = False
 
     async def subscribe(self, endpoint: str) -> None:
         """Returns when this process hears of the endpoint's jobs.
@@ -158,7 +169,17 @@ class Wakeups:
 
     def watch(self, endpoint: str, job: str) -> "_Watching":
         """A watch as a context manager; `subscribe` comes first."""
-        return _Watching(self._watches, (endpoint, job))
+        watching = _Watching(self._watches, (endpoint, job))
+        if self._draining:
+            watching.watch.end()
+        return watching
+
+    def drain(self) -> None:
+        """Ends all waiting, now and from now on, so that requests under way answer with what they have."""
+        self._draining = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.end()
 
     def watched(self, endpoint: str, job: str) -> bool:
         """Whether some request of this process still waits for the job."""
@@ -185,15 +206,15 @@ class _Watching:
     def __init__(self, watches: dict[tuple[str, str], set[Watch]], key: tuple[str, str]) -> None:
         self._watches = watches
         self._key = key
-        self._watch = Watch()
+        self.watch = Watch()
 
     def __enter__(self) -> Watch:
-        self._watches.setdefault(self._key, set()).add(self._watch)
-        return self._watch
+        self._watches.setdefault(self._key, set()).add(self.watch)
+        return self.watch
 
     def __exit__(self, *_: object) -> None:
         rest = self._watches[self._key]
-        rest.discard(self._watch)
+        rest.discard(self.watch)
         if not rest:
             del self._watches[self._key]
 
@@ -201,9 +222,7 @@ class _Watching:
 class _Listener:
     """The subscriptions at one node. After a lost connection it subscribes again and has everyone look again."""
 
-    def __init__(
-        self, node: Redis, receive: Callable[[str, bytes], None], wake_everyone: Callable[[], None]
-    ) -> None:
+    def __init__(self, node: Redis, receive: Callable[[str, bytes], None], wake_everyone: Callable[[], None]) -> None:
         self._node = node
         self._receive = receive
         self._wake_everyone = wake_everyone

@@ -1,0 +1,65 @@
+"""What a worker gets to reach the store: a user of its own that can touch its endpoint and nothing else.
+
+A function runs with the permissions of its caller, on undeclared keys too, so the user needs the commands that the
+functions use, on the keys and channels of the endpoint. ACL users are not replicated and not kept over a restart of
+the store: a worker whose user is gone registers again.
+"""
+
+import secrets
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+from ..engine import keys
+from ..store import Store
+
+COMMANDS = (
+    "fcall", "xreadgroup", "xadd", "xack", "xdel", "xrange", "xlen", "xclaim", "xautoclaim", "xpending",
+    "xinfo|groups", "xinfo|consumers", "xgroup|delconsumer", "hget", "hmget", "hset", "hdel", "hincrby", "exists",
+    "zadd", "zrem", "zrange", "zcard", "pexpire", "pexpireat", "pexpiretime", "unlink", "spublish", "time",
+    "ssubscribe", "sunsubscribe", "ping", "hello", "auth", "client|setname", "client|setinfo", "select",
+    "cluster|slots", "cluster|shards", "cluster|nodes", "cluster|myid", "command", "readonly",
+)  # fmt: skip
+
+
+class Credentials:
+    """Makes and revokes the users of workers."""
+
+    def __init__(self, store: Store, worker_redis_url: str) -> None:
+        """`worker_redis_url`: the store's address as workers reach it; empty for the gateway's own."""
+        self._store = store
+        self._url = worker_redis_url or store.url
+
+    async def grant(self, endpoint: str, worker: str) -> dict[str, Any]:
+        """Makes a user, or gives an existing one a new password. Returns the URL to connect with, and whether the store
+        is a cluster."""
+        password = secrets.token_urlsafe(32)
+        base = keys.base(endpoint)
+        await self._store.on_every_node(
+            "ACL SETUSER", self._user(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
+            f"&{base}:*", *(f"+{command}" for command in COMMANDS),
+        )  # fmt: skip
+        return {"url": self._url_for(self._user(endpoint, worker), password), "cluster": self._store.clustered}
+
+    async def revoke(self, endpoint: str, worker: str) -> None:
+        """Deletes the worker's user, which closes its connections."""
+        await self._store.on_every_node("ACL DELUSER", self._user(endpoint, worker))
+
+    async def revoke_all(self, endpoint: str) -> None:
+        """Deletes the users of all workers of an endpoint."""
+        users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
+        ours = [user for user in map(_text, users) if user.startswith(self._user(endpoint, ""))]
+        if ours:
+            await self._store.on_every_node("ACL DELUSER", *ours)
+
+    @staticmethod
+    def _user(endpoint: str, worker: str) -> str:
+        return f"runlane:{endpoint}:{worker}"
+
+    def _url_for(self, user: str, password: str) -> str:
+        parts = urlsplit(self._url)
+        place = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

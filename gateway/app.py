@@ -1,0 +1,143 @@
+"""Puts the ASGI app together; the only module that knows all the others."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from .access.credentials import Credentials
+from .access.keys import ApiKeys, WorkerKeys
+from .dialects.manage import Manage
+from .dialects.runpod import RunPod
+from .dialects.workers import Workers
+from .engine.endpoints import Config, Endpoints
+from .engine.engine import Engine
+from .engine.upkeep import Upkeep
+from .errors import Conflict
+from .http import Call, Endpoint, Operation
+from .settings import Settings
+from .store import open_store
+
+logger = logging.getLogger(__name__)
+
+
+class App:
+    """The gateway as an ASGI app. It connects at the start of its lifespan, in the event loop that serves it.
+
+    A bare router: `Endpoint` turns errors into answers, so Starlette's middleware, which takes a fifth of the time of a
+    `/run`, would have nothing to do.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._api_keys = ApiKeys(settings.api_keys, settings.insecure)
+        self._worker_keys = WorkerKeys(settings.worker_keys, settings.insecure)
+        self._drain: Callable[[], object] = _nothing
+        self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a connection."""
+        await self._router(scope, receive, send)
+
+    def drain(self) -> None:
+        """Has all requests that wait answer with what they have; for the moment before the server stops. Any thread."""
+        self._drain()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        store = await open_store(self._settings.redis_url)
+        engine = Engine(store)
+        endpoints = Endpoints(store, engine.batcher)
+        credentials = Credentials(store, self._settings.worker_redis_url)
+        upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
+        for id in self._settings.endpoints:
+            await ensure_endpoint(endpoints, id)
+        self._router.routes.extend(self._routes(engine, endpoints, credentials))
+        upkeep.start()
+        loop = asyncio.get_running_loop()
+        self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
+        with _on_termination(self.drain):
+            yield
+        self._drain = _nothing
+        await upkeep.stop()
+        await engine.close()
+        await store.close()
+
+    def _routes(self, engine: Engine, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
+        workers = Workers(engine, endpoints, credentials, self._worker_keys, self._settings)
+        manage: dict[str, dict[str, Operation]] = {}
+        for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
+            manage.setdefault(path, {})[method] = operation
+        routes: list[BaseRoute] = [
+            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check))
+            for path, (operation, methods) in RunPod(engine, self._settings).operations().items()
+        ]
+        routes += [
+            # A worker's key is of one endpoint, so the operation itself checks it.
+            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, _unchecked))
+            for path, (operation, methods) in workers.operations().items()
+        ]
+        routes += [
+            Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
+            for path, operations in manage.items()
+        ]
+        return routes
+
+    def _check(self, call: Call) -> None:
+        self._api_keys.check(call.header(b"authorization"))
+
+
+async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
+    """Makes the endpoint unless it exists."""
+    with contextlib.suppress(Conflict):
+        await endpoints.create(id, Config(name=id))
+        logger.info("created endpoint %s", id)
+
+
+def _nothing() -> None:
+    """Before the app serves, and after."""
+
+
+def _unchecked(call: Call) -> None:
+    """For operations that check the key themselves."""
+
+
+def _by_method(operations: dict[str, Operation]) -> Operation:
+    async def operation(call: Call) -> Any:
+        return await operations[call.method](call)
+
+    return operation
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await JSONResponse({"error": "not found"}, 404)(scope, receive, send)
+
+
+@contextlib.contextmanager
+def _on_termination(callback: Callable[[], None]) -> Any:
+    """Calls back when the server is told to end, before it waits for the requests under way: uvicorn ends the lifespan
+    only after them."""
+    previous: dict[signal.Signals, Any] = {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        callback()
+        before = previous[signal.Signals(number)]
+        if callable(before):
+            before(number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError):  # not in the main thread: nobody sends us signals
+            previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -1,0 +1,222 @@
+"""The command line."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+import handler_sdk
+
+from . import settings as settings_
+from .errors import StartupError
+
+
+def _says_errors(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except StartupError as error:
+            click.echo(f"runlane: {error}", err=True)
+            sys.exit(1)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(handler_sdk.__version__, prog_name="runlane")
+def main() -> None:
+    """Serverless GPU endpoints on your own machines, compatible with RunPod."""
+
+
+@main.command()
+@click.argument("handler", type=click.Path(path_type=Path))
+@click.option("--endpoint", help="The endpoint's id.  [default: the file's name]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Worker processes.")
+@click.option("--data", type=click.Path(path_type=Path), default=Path(".runlane"), show_default=True,
+              help="Folder of the embedded store.")  # fmt: skip
+@click.option("--reload", is_flag=True, help="Load the handler again when its folder changes.")
+@_says_errors
+def dev(handler: Path, endpoint: str | None, host: str, port: int, workers: int, data: Path, reload: bool) -> None:
+    """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
+    from .dev import Development
+
+    _log("info")
+    name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
+    Development(handler, name, host, port, workers, data).run(reload)
+
+
+@main.command()
+@click.option("--redis", "redis_url", metavar="URL", help="The store.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on.  [default: 8000]")
+@click.option("--processes", type=int, help="Gateway processes.  [default: 1]")
+@click.option("--endpoint", "endpoints", multiple=True, help="Create this endpoint unless it exists; repeatable.")
+@click.option("--insecure", is_flag=True, default=None, help="Serve without keys.")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
+@_says_errors
+def serve(config: Path | None, **given: Any) -> None:
+    """Run the gateway over a store of your own. `runlane settings` lists all that can be set."""
+    from .server import serve as serve_
+
+    values = settings_.load(os.environ, config, **given)
+    _log(values.log_level)
+    serve_(values)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("handler")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(handler: str, arguments: tuple[str, ...]) -> None:
+    """Run a worker for HANDLER; RUNLANE_URL, RUNLANE_ENDPOINT and RUNLANE_WORKER_KEY say where."""
+    from handler_sdk.worker import main as work
+
+    sys.exit(work(handler, list(arguments)))
+
+
+@main.command()
+@_says_errors
+def demo() -> None:
+    """Send one job through a system of its own and show what comes back, and when."""
+    from .demo import run
+
+    run()
+
+
+@main.command("settings")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
+@_says_errors
+def show_settings(config: Path | None) -> None:
+    """List every setting: its name in a file, its environment variable, its value and its meaning."""
+    values = settings_.load(os.environ, config)
+    for name, field in settings_.FIELDS.items():
+        value = getattr(values, name)
+        shown = "(set)" if field.metadata["secret"] and value else json.dumps(value)
+        click.echo(f"{name} = {shown}\n    {settings_.environment_name(name)}: {field.metadata['help']}")
+
+
+@main.group()
+def endpoint() -> None:
+    """Create, show, change and delete endpoints of a running gateway."""
+
+
+def _connection(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--key", envvar="RUNLANE_API_KEY", help="An API key.  [RUNLANE_API_KEY]"),
+        click.option("--url", envvar="RUNLANE_URL", default="http://127.0.0.1:8000", show_default=True,
+                     help="The gateway.  [RUNLANE_URL]"),
+    ):  # fmt: skip
+        command = option(command)
+    return _says_errors(command)
+
+
+def _fields(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--set", "fields", multiple=True, metavar="FIELD=VALUE",
+        help="A field as in the management API, such as attempts=1 or executionTimeoutMs=60000; repeatable.",
+    )(command)  # fmt: skip
+
+
+@endpoint.command("create")
+@click.argument("id")
+@_fields
+@_connection
+def create_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None, as_json: bool) -> None:
+    """Create endpoint ID and print the key for its workers, which is shown this once."""
+    created = _call("POST", url, key, "", {"id": id, **_parse(fields)})
+    if as_json:
+        click.echo(json.dumps(created, indent=2))
+    else:
+        click.echo(f"created {id}\nworker key (not shown again): {created['workerKey']}")
+
+
+@endpoint.command("list")
+@_connection
+def list_endpoints(url: str, key: str | None, as_json: bool) -> None:
+    """List all endpoints."""
+    found = _call("GET", url, key, "")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for item in found:
+        click.echo(f"{item['id']}  {item['computeType']}  workers {item['workersMin']} to {item['workersMax']}")
+
+
+@endpoint.command("show")
+@click.argument("id")
+@_connection
+def show_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
+    """Show endpoint ID."""
+    _print(_call("GET", url, key, f"/{id}"), as_json)
+
+
+@endpoint.command("update")
+@click.argument("id")
+@_fields
+@_connection
+def update_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None, as_json: bool) -> None:
+    """Change fields of endpoint ID."""
+    _print(_call("PATCH", url, key, f"/{id}", _parse(fields)), as_json)
+
+
+@endpoint.command("delete")
+@click.argument("id")
+@_connection
+def delete_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
+    """Delete endpoint ID; its waiting and running jobs are cancelled."""
+    _call("DELETE", url, key, f"/{id}")
+    click.echo(json.dumps({"deleted": id}) if as_json else f"deleted {id}")
+
+
+def _print(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    for name, value in fields.items():
+        click.echo(f"{name}: {json.dumps(value)}")
+
+
+def _parse(fields: tuple[str, ...]) -> dict[str, Any]:
+    parsed = {}
+    for field in fields:
+        name, equals, text = field.partition("=")
+        if not equals:
+            raise StartupError(f"--set takes FIELD=VALUE, not {field!r}")
+        try:
+            parsed[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[name] = text
+    return parsed
+
+
+def _call(method: str, url: str, key: str | None, path: str, body: dict[str, Any] | None = None) -> Any:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        response = httpx.request(
+            method, f"{url.rstrip('/')}/v1/endpoints{path}", json=body, headers=headers, timeout=30
+        )
+    except httpx.HTTPError as error:
+        raise StartupError(f"cannot reach the gateway at {url}: {error}; check --url or RUNLANE_URL") from None
+    if response.is_error:
+        try:
+            message = response.json()["error"]
+        except (ValueError, KeyError):
+            message = response.text[:200]
+        hint = "; set --key or RUNLANE_API_KEY" if response.status_code == 401 else ""
+        raise StartupError(f"{message}{hint}")
+    return response.json() if response.content else None
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,0 +1,395 @@
+"""RunPod's serverless API for clients, under /v2/{endpoint_id}: https://docs.runpod.io/serverless/endpoints/operations"""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from msgspec import Meta
+from sse_starlette import EventSourceResponse
+
+from ..engine.engine import Engine, Job, Reading, State, Submission
+from ..engine.wakeups import Chunks, Final, Watch
+from ..errors import BadRequest, NotFound, Unavailable
+from ..http import Answer, Call, Operation, Reply
+from ..settings import Settings
+
+DEFAULT_WAIT_MS = 90_000
+WAIT_MS = (1_000, 300_000)
+TTL_MS = (10_000, 604_800_000)
+DEFAULT_TTL_MS = 86_400_000
+POLL_SECONDS = 5.0
+MOST_LISTED = 1000
+LONGEST_IDEMPOTENCY_KEY = 256
+SECONDS_BETWEEN_COMMENTS = 15
+SECONDS_TO_WRITE = 30
+
+_JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class Policy(msgspec.Struct):
+    """The `policy` of a request, as the client sent it; times in ms."""
+
+    executionTimeout: Annotated[int, Meta(ge=5_000, le=604_800_000)] | None = None
+    ttl: Annotated[int, Meta(ge=TTL_MS[0], le=TTL_MS[1])] | None = None
+    lowPriority: bool = False
+
+
+_decode_request = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_policy = msgspec.json.Decoder(Policy | None).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
+
+
+class RunPod:
+    """The operations of one gateway process."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
+        """Path under /v2/{endpoint}, operation and its methods."""
+        return {
+            "/run": (self.run, ("POST",)),
+            "/runsync": (self.runsync, ("POST",)),
+            "/status/{job}": (self.status, ("GET", "POST")),
+            "/status-sync/{job}": (self.status_sync, ("GET", "POST")),
+            "/stream/{job}": (self.stream, ("GET", "POST")),
+            "/cancel/{job}": (self.cancel, ("POST",)),
+            "/retry/{job}": (self.retry, ("POST",)),
+            "/purge-queue": (self.purge_queue, ("POST",)),
+            "/health": (self.health, ("GET",)),
+            "/requests": (self.requests, ("GET",)),
+        }
+
+    async def run(self, call: Call) -> Answer:
+        """Puts a job into the queue and answers at once."""
+        body = await call.body(self._settings.run_limit, self._settings.body_seconds)
+        job = parse_submission(call, body, str(uuid.uuid4()), self._settings.run_retention_seconds)
+        id, state = await self._engine.submit(call.endpoint, job)
+        return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
+
+    async def runsync(self, call: Call) -> Answer:
+        """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
+        wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
+        body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
+        job = parse_submission(call, body, f"sync-{uuid.uuid4()}", self._settings.runsync_retention_seconds)
+        await self._engine.wakeups.subscribe(call.endpoint)
+        with self._engine.wakeups.watch(call.endpoint, job.id) as watch:
+            id, _ = await self._engine.submit(call.endpoint, job, watch=True)
+            if id == job.id:
+                return Reply(job_object(await self._until_final(call.endpoint, id, watch, wait / 1000)))
+        # The idempotency key named a job that was submitted before.
+        return await self._wait_for(call.endpoint, id, wait)
+
+    async def status(self, call: Call) -> Answer:
+        """The job as it is; `?ttl` sets its time to live anew."""
+        job = _job_id(call)
+        ttl = call.milliseconds("ttl", *TTL_MS)
+        found = await self._engine.status(call.endpoint, job)
+        if ttl is not None:
+            await self._engine.touch(call.endpoint, job, ttl)
+        return Reply(job_object(found))
+
+    async def status_sync(self, call: Call) -> Answer:
+        """The job when it is final, or when the time to wait is over."""
+        wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
+        return await self._wait_for(call.endpoint, _job_id(call), wait)
+
+    async def stream(self, call: Call) -> Answer:
+        """The chunks that no call has had, as JSON; or all from a position on, as server-sent events."""
+        job = _job_id(call)
+        if "text/event-stream" in call.header(b"accept"):
+            return await self._event_stream(call, job)
+        await self._engine.wakeups.subscribe(call.endpoint)
+        deadline = time.monotonic() + POLL_SECONDS
+        with self._engine.wakeups.watch(call.endpoint, job) as watch:
+            while True:
+                polled = await self._engine.poll(call.endpoint, job)
+                if polled.chunks or polled.job.final or await watch.next(deadline - time.monotonic()) is None:
+                    break
+        await self._unwatch(call.endpoint, polled.job)
+        fields: dict[str, Any] = {"id": job, **_times(polled.job), "status": polled.job.state}
+        if polled.restarted:
+            fields["restart"] = True
+        fields["stream"] = [{"output": orjson.Fragment(chunk)} for chunk in polled.chunks]
+        return Reply(orjson.dumps(fields))
+
+    async def cancel(self, call: Call) -> Answer:
+        """Cancels the job; one that is final already stays as it is."""
+        job = await self._engine.cancel(call.endpoint, _job_id(call))
+        return Reply(orjson.dumps({"id": job.id, "status": job.state, **_times(job)}))
+
+    async def retry(self, call: Call) -> Answer:
+        """Puts a FAILED or TIMED_OUT job back into the queue."""
+        job = _job_id(call)
+        await self._engine.retry(call.endpoint, job)
+        return Reply(orjson.dumps({"id": job, "status": State.IN_QUEUE}))
+
+    async def purge_queue(self, call: Call) -> Answer:
+        """Cancels all jobs that wait."""
+        await self._engine.health(call.endpoint)  # 404 for an endpoint that does not exist
+        return Reply(orjson.dumps({"removed": await self._engine.purge(call.endpoint), "status": "completed"}))
+
+    async def health(self, call: Call) -> Answer:
+        """Counts of jobs and workers. `throttled` stays 0: no worker of ours waits for a machine."""
+        found = await self._engine.health(call.endpoint)
+        workers = found.workers
+        return Reply(
+            orjson.dumps(
+                {
+                    "jobs": {
+                        "completed": found.completed,
+                        "failed": found.failed,
+                        "inProgress": found.in_progress,
+                        "inQueue": found.in_queue,
+                        "retried": found.retried,
+                    },
+                    "workers": {
+                        "idle": workers.idle,
+                        "initializing": workers.initializing,
+                        "ready": workers.idle + workers.running,
+                        "running": workers.running,
+                        "throttled": 0,
+                        "unhealthy": workers.unhealthy,
+                    },
+                }
+            )
+        )
+
+    async def requests(self, call: Call) -> Answer:
+        """Jobs of the endpoint, page by page."""
+        query = call.query
+        limit, state, cursor = query.get("limit", "100"), query.get("status"), query.get("cursor")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= MOST_LISTED):
+            raise BadRequest(f"limit must be 1 to {MOST_LISTED}, not {limit[:40]!r}")
+        if state is not None and state not in State.__members__:
+            raise BadRequest(f"status must be one of {', '.join(State)}, not {state[:40]!r}")
+        if cursor is not None and not re.fullmatch(r"\d{1,16}\.\d{1,16}", cursor, re.ASCII):
+            raise BadRequest("cursor must be what an earlier page gave as next")
+        await self._engine.health(call.endpoint)
+        found = await self._engine.requests(call.endpoint, int(limit), cursor, State(state) if state else None)
+        listed = [orjson.Fragment(job_object(job)) for job in found.jobs]
+        return Reply(orjson.dumps({"requests": listed, "next": found.cursor}))
+
+    async def _wait_for(self, endpoint: str, job: str, wait: int) -> Reply:
+        await self._engine.wakeups.subscribe(endpoint)
+        with self._engine.wakeups.watch(endpoint, job) as watch:
+            found = await self._engine.status(endpoint, job, watch=True)
+            if not found.final:
+                found = await self._until_final(endpoint, job, watch, wait / 1000)
+        return Reply(job_object(found))
+
+    async def _until_final(self, endpoint: str, job: str, watch: Watch, seconds: float) -> Job:
+        deadline = time.monotonic() + seconds
+        while (event := await watch.next(deadline - time.monotonic())) is not None:
+            if isinstance(event, Final):
+                return _job_of(job, event)
+            if not isinstance(event, Chunks):
+                with contextlib.suppress(Unavailable):  # the subscription comes back with the store, and wakes us
+                    found = await self._engine.status(endpoint, job, watch=True)
+                    if found.final:
+                        return found
+        try:
+            found = await self._engine.status(endpoint, job)
+        except Unavailable:
+            raise Unavailable(f"the queue store is not available; the job goes on: ask for /status/{job}") from None
+        await self._unwatch(endpoint, found)
+        return found
+
+    async def _unwatch(self, endpoint: str, job: Job) -> None:
+        if not job.final and not self._engine.wakeups.watched(endpoint, job.id):
+            await self._engine.unwatch(endpoint, job.id)
+
+    async def _event_stream(self, call: Call, job: str) -> Answer:
+        text = call.header(b"last-event-id") or call.query.get("from", "0")
+        if not (text.isascii() and text.isdigit() and len(text) < 16):
+            raise BadRequest(f"the position to go on from must be a whole number, not {text[:40]!r}")
+        await self._engine.status(call.endpoint, job)  # errors get their status before the stream begins
+        await self._engine.wakeups.subscribe(call.endpoint)
+        return EventSourceResponse(
+            self._events(call.endpoint, job, int(text)), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
+        )
+
+    async def _events(self, endpoint: str, job: str, position: int) -> AsyncIterator[bytes]:
+        follower = _Follower(self._engine, endpoint, job, position)
+        try:
+            while not follower.ended:
+                try:
+                    async for event in follower.follow():
+                        yield event
+                except Unavailable:
+                    await asyncio.sleep(1)
+        except NotFound:
+            yield _event("error", {"error": "the job is gone"})
+
+
+class _Follower:
+    """A job's chunks as server-sent events: first what is stored, then what the wake-ups bring."""
+
+    def __init__(self, engine: Engine, endpoint: str, job: str, position: int) -> None:
+        self.ended = False
+        self._engine = engine
+        self._endpoint = endpoint
+        self._job = job
+        self._position = position
+
+    async def follow(self) -> AsyncIterator[bytes]:
+        with self._engine.wakeups.watch(self._endpoint, self._job) as watch:
+            while not self.ended:
+                found: Job | None = None
+                while found is None:
+                    reading = await self._engine.read(self._endpoint, self._job, self._position)
+                    for event in self._stored(reading):
+                        yield event
+                    if not reading.chunks or self._position >= reading.job.chunks:
+                        found = reading.job
+                while not found.final:
+                    arrived = await watch.next(float("inf"))
+                    if isinstance(arrived, Chunks) and arrived.first <= self._position + 1:
+                        for event in self._numbered(arrived.first, arrived.chunks):
+                            yield event
+                    elif isinstance(arrived, Final) and arrived.position == self._position:
+                        found = _job_of(self._job, arrived)
+                    elif arrived is None:
+                        self.ended = True  # the process goes; the reader comes back with its position
+                        return
+                    else:
+                        break
+                if found.final:
+                    self.ended = True
+                    yield b"event: done\r\ndata: %b\r\n\r\n" % job_object(found)
+
+    def _stored(self, reading: Reading) -> Iterator[bytes]:
+        if self._position < reading.restarted:
+            if self._position:
+                yield _event("restart", {"position": reading.restarted})
+            self._position = reading.restarted
+        yield from self._numbered(reading.first, reading.chunks)
+
+    def _numbered(self, first: int, chunks: list[bytes]) -> Iterator[bytes]:
+        for number, chunk in enumerate(chunks, first):
+            if number > self._position:
+                self._position = number
+                yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, chunk)
+
+
+def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
+    """A job from the body of /run or /runsync.
+
+    Raises:
+        BadRequest: not JSON, not an object, no input, or a field that cannot be.
+    """
+    fields = _parse_object(body)
+    if "input" not in fields:
+        raise BadRequest('the request has no "input"')
+    payload = fields.pop("input")
+    try:
+        policy = _decode_policy(fields["policy"]) if "policy" in fields else None
+    except msgspec.ValidationError as error:
+        raise BadRequest(_policy_error(str(error))) from None
+    policy = policy or Policy()
+    try:
+        _decode_text(fields.get("webhook", b"null"))
+    except msgspec.ValidationError:
+        raise BadRequest("webhook must be a string") from None
+    ttl = call.milliseconds("ttl", *TTL_MS) or policy.ttl or DEFAULT_TTL_MS
+    key = call.header(b"idempotency-key")
+    if len(key) > LONGEST_IDEMPOTENCY_KEY:
+        raise BadRequest(f"Idempotency-Key must be 1 to {LONGEST_IDEMPOTENCY_KEY} characters")
+    return Submission(
+        id=id,
+        input=bytes(payload),
+        request=msgspec.json.encode(fields) if fields else b"",
+        timeout=policy.executionTimeout or 0,
+        ttl=ttl,
+        retention=retention_seconds * 1000,
+        low_priority=policy.lowPriority,
+        idempotency_key=hashlib.sha256(key.encode()).hexdigest() if key else "",
+        fingerprint=hashlib.sha256(body).hexdigest() if key else "",
+    )
+
+
+def _parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        if not body.isascii():
+            body.decode()
+        return _decode_request(body)
+    except msgspec.ValidationError as error:
+        if "object" in str(error):
+            raise BadRequest("the body must be a JSON object") from None
+        raise BadRequest("the body is not valid JSON") from None
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not valid JSON: it is not UTF-8") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except msgspec.DecodeError:
+        raise BadRequest("the body is not valid JSON") from None
+
+
+def _policy_error(text: str) -> str:
+    field = re.search(r"\$\.(\w+)", text)
+    ranges = {"executionTimeout": (5_000, 604_800_000), "ttl": TTL_MS}
+    if field is None:
+        return "policy must be an object"
+    name = field.group(1)
+    if name in ranges:
+        return f"policy.{name} must be a whole number of ms from {ranges[name][0]} to {ranges[name][1]}"
+    return f"policy.{name} must be true or false"
+
+
+def job_object(job: Job) -> bytes:
+    """The job as /status, /runsync and webhooks show it; output and progress are the worker's own bytes."""
+    fields: dict[str, Any] = {"id": job.id, "status": job.state, **_times(job)}
+    if job.worker is not None:
+        fields["workerId"] = job.worker
+    output = job.progress if job.state is State.IN_PROGRESS else job.output
+    if output is not None:
+        fields["output"] = orjson.Fragment(output)
+    if job.error is not None:
+        fields["error"] = job.error
+    if job.queued is not None:
+        fields["position"] = job.queued.position
+        fields["reason"] = job.queued.reason
+        fields["workers"] = job.queued.workers
+    return orjson.dumps(fields, default=msgspec.to_builtins)
+
+
+def _times(job: Job) -> dict[str, int]:
+    times = {}
+    if job.started is not None:
+        times["delayTime"] = job.started - job.created
+        if job.finished is not None:
+            times["executionTime"] = job.finished - job.started
+    return times
+
+
+def _job_of(id: str, final: Final) -> Job:
+    return Job(
+        id,
+        State(final.state),
+        final.created,
+        final.started,
+        final.finished,
+        final.worker,
+        chunks=final.position,
+        output=final.value if final.field == "output" else None,
+        error=final.value.decode(errors="replace") if final.field == "error" else None,
+    )
+
+
+def _job_id(call: Call) -> str:
+    job: str = call.parameters["job"]
+    if not _JOB_ID.fullmatch(job):
+        raise NotFound("no such job")
+    return job
+
+
+def _event(kind: str, data: Any) -> bytes:
+    return b"event: %b\r\ndata: %b\r\n\r\n" % (kind.encode(), orjson.dumps(data))

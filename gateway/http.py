@@ -1,0 +1,172 @@
+"""A thin layer of HTTP for the operations on jobs: plain ASGI, for speed, under Starlette's routes.
+
+An operation is a coroutine that takes a `Call` and returns a `Reply` or another ASGI app that answers by itself; it
+raises an `Error` to end in one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+import orjson
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .engine.endpoints import ID
+from .errors import BadRequest, Error, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Reply(NamedTuple):
+    """An answer: JSON as bytes."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = {}
+
+
+class Call:
+    """One request to an operation."""
+
+    __slots__ = ("_receive", "_scope", "headers")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._scope = scope
+        self._receive = receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+
+    @property
+    def method(self) -> str:
+        """GET, POST, …"""
+        return str(self._scope["method"])
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the route took from the path."""
+        return dict(self._scope["path_params"])
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's id in the path.
+
+        Raises:
+            NotFound: it cannot be the id of one.
+        """
+        id: str = self._scope["path_params"]["endpoint"]
+        if not ID.fullmatch(id):
+            raise NotFound("no such endpoint")
+        return id
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters after the '?'."""
+        found: bytes = self._scope["query_string"]
+        return dict(parse_qsl(found.decode("latin-1"), keep_blank_values=True)) if found else {}
+
+    def header(self, name: bytes) -> str:
+        """A header by its lower-case name; empty when it is missing."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def milliseconds(self, name: str, least: int, most: int) -> int | None:
+        """A time in the query.
+
+        Raises:
+            BadRequest: not a whole number, or out of its range.
+        """
+        text = self.query.get(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 16 and least <= int(text) <= most):
+            raise BadRequest(f"{name} must be {least} to {most} ms, not {text[:40]!r}")
+        return int(text)
+
+    async def body(self, limit: int, seconds: float) -> bytes:
+        """The whole body. Its size is checked while it comes in.
+
+        Raises:
+            TooLarge: it is, or says that it will be, over `limit` bytes.
+            RequestTimeout: it was not complete after `seconds`.
+            BadRequest: the client went away in the middle of it.
+        """
+        announced = self.headers.get(b"content-length")
+        if announced is not None and int(announced) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read(limit)
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {seconds:g} s", {"Connection": "close"}) from None
+
+    async def _read(self, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise BadRequest("the request ended before its body was complete")
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            if not message.get("more_body", False):
+                return b"".join((*parts, part)) if parts else part
+            parts.append(part)
+
+
+def _too_large(limit: int) -> TooLarge:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return TooLarge(f"the body is over the limit of {limit} bytes", {"Connection": "close"})
+
+
+Answer = Reply | ASGIApp
+Operation = Callable[[Call], Awaitable[Answer]]
+Check = Callable[[Call], None]
+
+
+class Endpoint:
+    """An operation as an ASGI app: checks the method and the key, and turns errors into answers."""
+
+    def __init__(self, operation: Operation, methods: tuple[str, ...], check: Check) -> None:
+        self._operation = operation
+        self._methods = methods
+        self._check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        try:
+            answer = await self._answer(scope, receive)
+        except Error as error:
+            answer = error_reply(error)
+        except (RedisError, OSError) as error:
+            logger.exception("the store refused %s %s", scope["method"], scope["path"])
+            answer = error_reply(Unavailable(f"the queue store could not serve this: {type(error).__name__}"))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            answer = error_reply(Error("internal error; see the gateway's log"))
+        if isinstance(answer, Reply):
+            await send_reply(send, answer)
+        else:
+            await answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        if scope["method"] not in self._methods:
+            raise MethodNotAllowed(*self._methods)
+        call = Call(scope, receive)
+        self._check(call)
+        return await self._operation(call)
+
+
+def error_reply(error: Error) -> Reply:
+    """An error as RunPod's clients know it."""
+    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+
+
+async def send_reply(send: Send, reply: Reply) -> None:
+    """Sends a whole answer."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body))]
+    headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,110 @@
+"""Every setting of the server, in one place: from a TOML file, the environment (RUNLANE_…) and the command line, the
+later ones over the earlier."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .errors import StartupError
+
+
+def _setting(default: Any, help: str, secret: bool = False) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "secret": secret})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The values a gateway runs with."""
+
+    redis_url: str = _setting(
+        "", "the store: redis://, rediss://, unix://, redis+sentinel://HOST:PORT,…/NAME or redis+cluster://HOST:PORT,…",
+        secret=True,
+    )  # fmt: skip
+    worker_redis_url: str = _setting(
+        "", "the store's address as workers reach it, without user and password; default: as in redis_url", secret=True
+    )
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on")
+    processes: int = _setting(1, "gateway processes on this machine, behind one port")
+    api_keys: tuple[str, ...] = _setting((), "keys of clients: KEY or NAME:KEY, separated by commas", secret=True)
+    worker_keys: tuple[str, ...] = _setting(
+        (), "keys for workers besides those that `runlane endpoint create` prints: ENDPOINT:KEY, separated by commas",
+        secret=True,
+    )  # fmt: skip
+    insecure: bool = _setting(False, "serve without keys; for development only")
+    endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist")
+    run_limit: int = _setting(10_000_000, "largest body of /run, in bytes")
+    runsync_limit: int = _setting(20_000_000, "largest body of /runsync, in bytes")
+    output_limit: int = _setting(20_000_000, "largest output of a job, in bytes")
+    chunk_limit: int = _setting(1_000_000, "largest single streamed chunk, in bytes")
+    run_retention_seconds: int = _setting(1800, "how long the result of /run is kept")
+    runsync_retention_seconds: int = _setting(60, "how long the result of /runsync is kept")
+    body_seconds: float = _setting(30.0, "time for a request's body to arrive")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+_TYPES = get_type_hints(Settings)
+
+
+def environment_name(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"RUNLANE_{name.upper()}"
+
+
+def load(environment: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
+    """Puts the settings together.
+
+    Args:
+        environment: usually `os.environ`.
+        file: a TOML file with the names of the settings as its keys; `RUNLANE_CONFIG` names one too.
+        given: values from the command line; None and () mean that nothing was given.
+
+    Raises:
+        StartupError: a file that cannot be read, an unknown name in it, or a value of a wrong type.
+    """
+    if file is None and environment.get("RUNLANE_CONFIG"):
+        file = Path(environment["RUNLANE_CONFIG"])
+    values = _from_file(file) if file else {}
+    for name in FIELDS:
+        variable = environment_name(name)
+        if environment.get(variable):
+            values[name] = _parse(variable, environment[variable], _TYPES[name])
+    values |= {name: value for name, value in given.items() if value not in (None, ())}
+    return Settings(**values)
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read the settings in {file}: {error}") from None
+    for name, value in found.items():
+        if name not in FIELDS:
+            raise StartupError(f"{file}: unknown setting {name!r}; `runlane settings` lists them all")
+        if _TYPES[name] == tuple[str, ...]:
+            if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+                raise StartupError(f"{file}: {name} must be a list of strings")
+            found[name] = tuple(value)
+        elif _TYPES[name] is float and type(value) is int:
+            found[name] = float(value)
+        elif type(value) is not _TYPES[name]:
+            raise StartupError(f"{file}: {name} must be of type {_TYPES[name].__name__}, not {type(value).__name__}")
+    return found
+
+
+def _parse(variable: str, text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise StartupError(f"{variable} must be true or false, not {text!r}")
+    if kind == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return kind(text)
+    except ValueError:
+        raise StartupError(f"{variable} must be of type {kind.__name__}, not {text!r}") from None
