@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 class App:
     """The gateway as an ASGI app. It connects at the start of its lifespan, in the event loop that serves it.
 
-    A bare router: `Endpoint` turns errors into answers, so Starlette's middleware, which takes a fifth of the time of a
-    `/run`, would have nothing to do.
+    The client operations are found in a table, by the parts of their path, before anything else; all the rest goes
+    through Starlette's router. Its middleware and its search through the routes took a quarter of the time of a `/run`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,10 +41,17 @@ class App:
         self._api_keys = ApiKeys(settings.api_keys, settings.insecure)
         self._worker_keys = WorkerKeys(settings.worker_keys, settings.insecure)
         self._drain: Callable[[], object] = _nothing
+        self._operations: dict[tuple[str, int], Endpoint] = {}
         self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a connection."""
+        if scope["type"] == "http":
+            parts = scope["path"].split("/")
+            if len(parts) in (4, 5) and parts[1] == "v2" and (found := self._operations.get((parts[3], len(parts)))):
+                scope["path_params"] = {"endpoint": parts[2], "job": parts[-1]}
+                await found(scope, receive, send)
+                return
         await self._router(scope, receive, send)
 
     def drain(self) -> None:
@@ -60,6 +67,9 @@ class App:
         upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
         for id in self._settings.endpoints:
             await ensure_endpoint(endpoints, id)
+        for path, (operation, methods) in RunPod(engine, self._settings).operations().items():
+            _, name, *job = path.split("/")
+            self._operations[name, 4 + len(job)] = Endpoint(operation, methods, self._check)
         self._router.routes.extend(self._routes(engine, endpoints, credentials))
         upkeep.start()
         loop = asyncio.get_running_loop()
@@ -77,10 +87,6 @@ class App:
         for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
             manage.setdefault(path, {})[method] = operation
         routes: list[BaseRoute] = [
-            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check))
-            for path, (operation, methods) in RunPod(engine, self._settings).operations().items()
-        ]
-        routes += [
             # A worker's key is of one endpoint, so the operation itself checks it.
             Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, _unchecked))
             for path, (operation, methods) in workers.operations().items()

@@ -1,9 +1,9 @@
 """The keys of clients and of workers. Only their SHA-256 is kept, and compared in constant time."""
 
+import hashlib
 import hmac
 from collections.abc import Iterable
 
-from ..engine.endpoints import digest
 from ..errors import StartupError, Unauthorized
 
 
@@ -12,7 +12,7 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[str], insecure: bool) -> None:
         """Takes KEY or NAME:KEY; with `insecure` and without keys, everyone may do everything."""
-        self._digests = [digest(key.rpartition(":")[2]).encode() for key in keys]
+        self._digests = [_digest(key.rpartition(":")[2]) for key in keys]
         if not self._digests and not insecure:
             raise StartupError(
                 "no API keys: set RUNLANE_API_KEYS (or api_keys in the settings file), or --insecure to serve without"
@@ -42,7 +42,7 @@ class WorkerKeys:
             endpoint, colon, key = entry.partition(":")
             if not (endpoint and colon and key):
                 raise StartupError("worker_keys must be ENDPOINT:KEY, separated by commas")
-            self._digests.setdefault(endpoint, []).append(digest(key).encode())
+            self._digests.setdefault(endpoint, []).append(_digest(key))
 
     def check(self, endpoint: str, own: str, authorization: str) -> None:
         """Lets a worker pass.
@@ -55,7 +55,7 @@ class WorkerKeys:
         Raises:
             Unauthorized: no key, or not one for this endpoint.
         """
-        accepted = [own.encode(), *self._digests.get(endpoint, [])]
+        accepted = [bytes.fromhex(own), *self._digests.get(endpoint, [])]
         if not self._insecure and not _contains(accepted, presented_key(authorization)):
             raise Unauthorized(f"missing or wrong worker key for endpoint {endpoint}")
 
@@ -67,8 +67,12 @@ def presented_key(authorization: str) -> str:
 
 
 def _contains(digests: list[bytes], key: str) -> bool:
-    presented = digest(key).encode()
+    presented = _digest(key)
     found = False
     for accepted in digests:  # all of them, so that the time says nothing
         found |= hmac.compare_digest(presented, accepted)
     return found
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,99 +1,90 @@
 """Group commit: the calls that come up in one turn of the event loop go to the store together.
 
-A request alone is sent at once. Under load, what comes in while calls are under way waits for the next turn and goes
-out as one pipeline, and all submissions to one endpoint among it as one function call: the round trips and the client
-library's work for each are what costs otherwise. The store executes each call atomically, batched or not.
+One connection per node of the store carries all calls, each batch written without waiting for the replies to those
+before it, and all submissions to one endpoint in a batch are one function call. The alternative, a pipeline object and
+a pooled connection per batch, spent more time in the client library than everything else in a `/run` together.
+
+A call whose reply was lost may have been executed, so nothing is ever repeated here, save a call that the store
+answered with "I do not know this function" or "ask another node": those did nothing.
 """
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from hiredis import pack_command
+from redis.asyncio import Redis
+from redis.exceptions import AskError, MovedError, OutOfMemoryError, RedisError, ResponseError
 
 from ..errors import Unavailable
-from ..store import LIBRARY, OUTAGES, Store
+from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
 
 Argument = str | bytes | int
+
 MOST_UNDER_WAY = 4
-MOST_IN_PIPELINE = 512
+"""Batches sent and not yet answered. While there are as many, what comes in gathers into a larger batch."""
+
 MOST_BYTES_IN_CALL = 4 * 1024 * 1024
+
+Resolve = Callable[["_Call | _Submissions", Any], None]
 
 
 class Batcher:
-    """Sends function calls to the store, those of one turn of the event loop together."""
+    """Calls functions in the store, those of one turn of the event loop together."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._calls: list[_Call] = []
-        self._submissions: dict[str, _Submissions] = {}
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._scheduled = False
+        self._pipes: dict[Redis, _Pipe] = {}
+        self._repeats: set[asyncio.Task[None]] = set()
 
     def call(self, base: str, function: str, *arguments: Argument) -> "asyncio.Future[Any]":
         """Calls one function. The future gets its reply, or `Unavailable` when the store is out of reach."""
         call = _Call(base, function, arguments)
-        self._calls.append(call)
-        self._schedule()
+        self._add(call)
         return call.future
 
-    def submit(self, base: str, arguments: Sequence[Argument]) -> "asyncio.Future[Any]":
-        """Submits one job; its reply is the job's own part of what the function `submit` returns."""
-        submissions = self._submissions.get(base)
-        if submissions is None:
-            submissions = self._submissions[base] = _Submissions(base)
-        future = submissions.add(arguments)
-        if submissions.size >= MOST_BYTES_IN_CALL:
-            self._calls.append(self._submissions.pop(base))
-        self._schedule()
-        return future
+    def submit(self, base: str, arguments: Sequence[Argument], size: int) -> "asyncio.Future[Any]":
+        """Submits one job, of about `size` bytes; its reply is its own part of what the function `submit` returns."""
+        submission = _Submission(base, arguments, size)
+        self._add(submission)
+        return submission.future
 
     async def close(self) -> None:
-        """Waits for the calls under way."""
-        await asyncio.gather(*self._under_way)
+        """Closes the connections; calls under way end as `Unavailable`."""
+        for task in self._repeats:
+            task.cancel()
+        await asyncio.gather(*(pipe.close() for pipe in self._pipes.values()))
 
-    def _schedule(self) -> None:
-        if not self._scheduled and len(self._under_way) < MOST_UNDER_WAY:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        self._calls += self._submissions.values()
-        self._submissions = {}
-        batch, self._calls = self._calls[:MOST_IN_PIPELINE], self._calls[MOST_IN_PIPELINE:]
-        if not batch:
-            return
-        task = asyncio.get_running_loop().create_task(self._send(batch))
-        self._under_way.add(task)
-        task.add_done_callback(self._sent)
-        if self._calls:
-            self._schedule()
-
-    def _sent(self, task: "asyncio.Task[None]") -> None:
-        self._under_way.discard(task)
-        if self._calls or self._submissions:
-            self._schedule()
-
-    async def _send(self, batch: "list[_Call]") -> None:
+    def _add(self, call: "_Call") -> None:
         try:
-            replies = await self._execute(batch)
-            missing = [i for i, reply in enumerate(replies) if _library_missing(reply)]
-            if missing:
-                # The store was emptied or replaced. A function that was not found has done nothing: call it again.
-                await self._store.load_library()
-                for i, reply in zip(missing, await self._execute([batch[i] for i in missing]), strict=True):
-                    replies[i] = reply
-        except BaseException as error:
-            replies = [error] * len(batch)
-        for call, reply in zip(batch, replies, strict=True):
+            node = self._store.node_of(call.base)
+        except (RedisError, OSError):
+            call.resolve(Unavailable())
+            return
+        if node not in self._pipes:
+            self._pipes[node] = _Pipe(node, self._resolve)
+        self._pipes[node].add(call)
+
+    def _resolve(self, call: "_Call | _Submissions", reply: Any) -> None:
+        if isinstance(reply, MovedError | AskError) or _library_missing(reply):
+            task = asyncio.get_running_loop().create_task(self._repeat(call, reply))
+            self._repeats.add(task)
+            task.add_done_callback(self._repeats.discard)
+        else:
             call.resolve(_translated(reply) if isinstance(reply, BaseException) else reply)
 
-    async def _execute(self, batch: "list[_Call]") -> list[Any]:
-        pipeline = cast(Any, self._store.commands).pipeline(transaction=False)
-        for call in batch:
-            pipeline.execute_command("FCALL", f"{LIBRARY}_{call.function}", 1, call.base, *call.arguments)
-        return cast(list[Any], await pipeline.execute(raise_on_error=False))
+    async def _repeat(self, call: "_Call | _Submissions", reply: ResponseError) -> None:
+        try:
+            if _library_missing(reply):
+                await self._store.load_library()
+            # This way follows the cluster to another node, and learns of it for the calls to come.
+            again = await cast(Any, self._store.commands).execute_command(*call.command())
+        except (RedisError, OSError) as error:
+            again = _translated(error)
+        call.resolve(again)
 
 
 class _Call:
@@ -103,53 +94,175 @@ class _Call:
         self.arguments = arguments
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
+    def command(self) -> tuple[Argument, ...]:
+        return ("FCALL", f"{LIBRARY}_{self.function}", 1, self.base, *self.arguments)
+
     def resolve(self, reply: Any) -> None:
-        _settle(self.future, reply)
+        if self.future.done():
+            return  # whoever asked has gone away
+        if isinstance(reply, BaseException):
+            self.future.set_exception(reply)
+        else:
+            self.future.set_result(reply)
 
 
-class _Submissions(_Call):
-    """The submissions to one endpoint: one call, a future for each job."""
+class _Submission(_Call):
+    def __init__(self, base: str, arguments: Sequence[Argument], size: int) -> None:
+        super().__init__(base, "submit", arguments)
+        self.size = size
+
+
+class _Submissions:
+    """The submissions to one endpoint in a batch, as one call."""
 
     def __init__(self, base: str) -> None:
-        super().__init__(base, "submit", [])
-        self._futures: list[asyncio.Future[Any]] = []
-        self._gathered: list[Argument] = []
-        self.arguments = self._gathered
+        self._base = base
+        self._submissions: list[_Submission] = []
         self.size = 0
 
-    def add(self, arguments: Sequence[Argument]) -> "asyncio.Future[Any]":
-        self._gathered.extend(arguments)
-        self.size += sum(len(argument) for argument in arguments if not isinstance(argument, int))
-        self._futures.append(asyncio.get_running_loop().create_future())
-        return self._futures[-1]
+    def add(self, submission: _Submission) -> None:
+        self._submissions.append(submission)
+        self.size += submission.size
+
+    def command(self) -> tuple[Argument, ...]:
+        gathered: list[Argument] = ["FCALL", f"{LIBRARY}_submit", 1, self._base]
+        for submission in self._submissions:
+            gathered.extend(submission.arguments)
+        return tuple(gathered)
 
     def resolve(self, reply: Any) -> None:
-        replies = reply if isinstance(reply, list) else [reply] * len(self._futures)
-        for future, part in zip(self._futures, replies, strict=True):
-            _settle(future, part)
+        replies = reply if isinstance(reply, list) else [reply] * len(self._submissions)
+        for submission, part in zip(self._submissions, replies, strict=True):
+            submission.resolve(part)
 
 
-def _settle(future: "asyncio.Future[Any]", reply: Any) -> None:
-    if future.done():
-        return  # whoever asked has gone away
-    if isinstance(reply, BaseException):
-        future.set_exception(reply)
-    else:
-        future.set_result(reply)
+class _Batch:
+    """Calls that were written together; each reply is the next call's."""
+
+    def __init__(self, calls: list[_Call | _Submissions]) -> None:
+        self.calls = deque(calls)
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class _Pipe:
+    """The connection to one node. It is made when the first call comes, and again after it was lost."""
+
+    def __init__(self, node: Redis, resolve: Resolve) -> None:
+        self._node = node
+        self._resolve = resolve
+        self._waiting: list[_Call] = []
+        self._arrived = asyncio.Event()
+        self._under_way: deque[_Batch] = deque()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def add(self, call: _Call) -> None:
+        self._waiting.append(call)
+        self._arrived.set()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            connection = cast(Any, self._node.connection_pool).make_connection()
+            connection.socket_timeout = None  # redis-py's own costs a task for each write; _send has a timer instead
+            error: BaseException = Unavailable()
+            try:
+                await connection.connect()
+                await self._exchange(connection)
+            except (RedisError, OSError) as failure:
+                error = _translated(failure)
+            finally:
+                await connection.disconnect(nowait=True)
+                self._fail(error)
+
+    async def _exchange(self, connection: Any) -> None:
+        """Sends and receives until one of the two fails."""
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._receive(connection)), loop.create_task(self._send(connection))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, connection: Any) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            await self._room.wait()
+            self._arrived.clear()
+            waiting, self._waiting = self._waiting, []
+            batch = _Batch(_gather(waiting))
+            packed = [pack_command(cast(Any, call.command())) for call in batch.calls]
+            batch.timer = loop.call_later(SECONDS_TO_ANSWER, self._give_up, connection)
+            self._under_way.append(batch)
+            if len(self._under_way) >= MOST_UNDER_WAY:
+                self._room.clear()
+            await connection.send_packed_command(packed, check_health=False)
+
+    async def _receive(self, connection: Any) -> None:
+        while True:
+            try:
+                reply = await connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                reply = error
+            batch = self._under_way[0]
+            self._resolve(batch.calls.popleft(), reply)
+            if not batch.calls:
+                self._under_way.popleft()
+                cast(asyncio.TimerHandle, batch.timer).cancel()
+                self._room.set()
+
+    def _give_up(self, connection: Any) -> None:
+        """The store has not answered for too long: the line is cut, which ends _receive."""
+        connection._writer.transport.abort()
+
+    def _fail(self, error: BaseException) -> None:
+        for batch in self._under_way:
+            cast(asyncio.TimerHandle, batch.timer).cancel()
+            for call in batch.calls:
+                call.resolve(error)
+        for waiting in self._waiting:
+            waiting.resolve(error)
+        self._under_way.clear()
+        self._waiting = []
+        self._arrived.clear()
+        self._room.set()
+
+
+def _gather(waiting: list[_Call]) -> list[_Call | _Submissions]:
+    batch: list[_Call | _Submissions] = []
+    gathered: dict[str, _Submissions] = {}
+    for call in waiting:
+        if not isinstance(call, _Submission):
+            batch.append(call)
+            continue
+        submissions = gathered.get(call.base)
+        if submissions is None or submissions.size > MOST_BYTES_IN_CALL:
+            submissions = gathered[call.base] = _Submissions(call.base)
+            batch.append(submissions)
+        submissions.add(call)
+    return batch
 
 
 def _library_missing(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and "Function not found" in str(reply)
 
 
+_TRANSIENT = ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+
+
 def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, OutOfMemoryError):
+    if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
         return Unavailable("the queue store is out of memory; try again later")
-    transient = isinstance(error, ResponseError) and str(error).startswith(
-        ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "OOM")
-    )
-    if transient or isinstance(error, OUTAGES):
-        return Unavailable()
-    if isinstance(error, RedisError):
-        return error
-    return error
+    transient = isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)
+    return Unavailable() if transient or isinstance(error, OUTAGES) else error

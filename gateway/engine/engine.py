@@ -159,6 +159,7 @@ class Engine:
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
              job.request, watcher, job.idempotency_key, job.fingerprint),
+            len(job.input) + len(job.request),
         )  # fmt: skip
         if isinstance(reply, bytes):
             raise NotFound(f"no endpoint {endpoint}")

@@ -1,0 +1,234 @@
+"""`make bench`: starts everything itself, on loopback, and prints one table of ratios; writes bench.json."""
+
+import contextlib
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import redis
+
+from gateway.embedded import EmbeddedStore
+from gateway.engine import keys
+from gateway.store import LIBRARY
+from loadtest import roundtrip
+
+KEY = "bench-key-of-no-worth"
+ENDPOINT = "bench"
+CONNECTIONS = 64
+SECONDS = 5
+ROUNDS = 3
+ROUND_TRIPS = 1000
+FEW, MANY = 10, 1_000_000
+CALLS = 500
+
+WRK_SCRIPT = """
+wrk.method = "POST"
+wrk.body = '{"input":{"prompt":"hello, this is a prompt","n":3}}'
+wrk.headers["Authorization"] = "Bearer %s"
+"""
+
+
+def main() -> None:
+    """Runs all measurements."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
+        store = EmbeddedStore(Path(folder) / "store")
+        try:
+            say("/run against a bare ASGI echo")
+            rows.append(run_against_echo(store.url, Path(folder)))
+            say("/runsync against a bare round trip through the store")
+            rows.append(runsync_against_round_trip(store.url))
+            say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
+            rows.extend(cost_by_queue_length(store.url))
+        finally:
+            store.stop()
+    for row in rows:
+        print(f"{row['what']:<34} {row['ours']:>22} {row['floor']:>26}   ratio {row['ratio']:.2f}  ({row['aim']})")
+    Path("bench.json").write_text(json.dumps(rows, indent=2))
+
+
+def run_against_echo(url: str, folder: Path) -> dict[str, Any]:
+    """Requests/s of /run in one gateway process, and of the echo, in turn."""
+    script = folder / "run.lua"
+    script.write_text(WRK_SCRIPT % KEY)
+    ours, echo = [], []
+    with gateway(url) as base, process([sys.executable, "-m", "loadtest.echo", "8125"]):
+        wait_for("http://127.0.0.1:8125/")
+        for number in range(ROUNDS):
+            echo.append(wrk("http://127.0.0.1:8125/", script))
+            ours.append(wrk(f"{base}/v2/{ENDPOINT}/run", script))
+            say(f"  round {number + 1}: {ours[-1]:,.0f} and {echo[-1]:,.0f} requests/s")
+            httpx.post(f"{base}/v2/{ENDPOINT}/purge-queue", headers=headers(), timeout=120)
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, echo, strict=True))
+    return row(
+        "/run, 64 connections",
+        f"{statistics.median(ours):,.0f} requests/s",
+        f"{statistics.median(echo):,.0f} requests/s echo",
+        ratio,
+        "at least 0.5",
+    )
+
+
+def runsync_against_round_trip(url: str) -> dict[str, Any]:
+    """Median time of a /runsync by one client with an echo handler, and of a bare round trip."""
+    with gateway(url) as base, worker(base), httpx.Client(headers=headers(), timeout=30) as client:
+        wait_for_worker(base)
+        times = []
+        for _ in range(ROUND_TRIPS):
+            began = time.perf_counter()
+            answer = client.post(f"{base}/v2/{ENDPOINT}/runsync", content=roundtrip.BODY).json()
+            times.append(time.perf_counter() - began)
+            assert answer["status"] == "COMPLETED", answer
+        bare = roundtrip.measure(url, ROUND_TRIPS)
+    ours = statistics.median(times)
+    return row(
+        "/runsync, one client, median", f"{ours * 1000:.2f} ms", f"{bare * 1000:.2f} ms bare", ours / bare, "under 3"
+    )
+
+
+def cost_by_queue_length(url: str) -> list[dict[str, Any]]:
+    """Median time of one call with few and with many jobs queued."""
+    with gateway(url):
+        pass  # makes the endpoint and loads the functions
+    client = redis.Redis.from_url(url)
+    base = keys.base(ENDPOINT)
+
+    def call(name: str, *arguments: str | int) -> Any:
+        return client.fcall(f"{LIBRARY}_{name}", 1, base, *arguments)
+
+    few = medians(call, fill(client, base, FEW))
+    many = medians(call, fill(client, base, MANY))
+    return [
+        row(f"{name}, {MANY:,} queued", f"{many[name] * 1e6:.0f} us", f"{few[name] * 1e6:.0f} us with {FEW}",
+            many[name] / few[name], "the same")
+        for name in few
+    ]  # fmt: skip
+
+
+def medians(call: Callable[..., Any], queued: list[str]) -> dict[str, float]:
+    """Median time of each operation; every job taken or cancelled is replaced."""
+    times: dict[str, list[float]] = {"take": [], "cancel": [], "health": []}
+
+    def timed(name: str, *arguments: str | int) -> Any:
+        began = time.perf_counter()
+        reply = call(name, *arguments)
+        times[name].append(time.perf_counter() - began)
+        return reply
+
+    for number in range(CALLS):
+        taken = timed("take", "bench", 1)[0]
+        call("finish", taken[0], taken[1], "COMPLETED", "output", "1")
+        call("submit", *submission())
+        replacement = submission()
+        call("submit", *replacement)
+        timed("cancel", str(replacement[0]) if number % 2 or len(queued) <= FEW else queued[-number - 1])
+        timed("health")
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def fill(client: "redis.Redis", base: str, count: int) -> list[str]:
+    """Queues jobs, 500 a call."""
+    ids = []
+    while len(ids) < count:
+        jobs = [submission() for _ in range(min(500, count - len(ids)))]
+        client.fcall(f"{LIBRARY}_submit", 1, base, *(argument for job in jobs for argument in job))
+        ids += [str(job[0]) for job in jobs]
+        if len(ids) % 200_000 == 0:
+            say(f"  {len(ids):,} jobs queued")
+    return ids
+
+
+def submission() -> tuple[str | int, ...]:
+    """The arguments of one job for the function `submit`."""
+    return (str(uuid.uuid4()), '{"n":1}', "normal", 600_000, 86_400_000, 60_000, "", "", "", "")
+
+
+def row(what: str, ours: str, floor: str, ratio: float, aim: str) -> dict[str, Any]:
+    """A line of the table."""
+    return {"what": what, "ours": ours, "floor": floor, "ratio": round(ratio, 3), "aim": aim}
+
+
+def wrk(url: str, script: Path) -> float:
+    """Requests per second; every answer must be a 2xx."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}", "-s", str(script), url]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in output:
+        raise SystemExit(f"{url} answered with errors:\n{output}")
+    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    assert found is not None, output
+    return float(found.group(1))
+
+
+@contextlib.contextmanager
+def gateway(url: str) -> Iterator[str]:
+    """One gateway process with a key."""
+    environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
+                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}"}  # fmt: skip
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
+    with process(command, environment):
+        wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")
+        yield "http://127.0.0.1:8126"
+
+
+@contextlib.contextmanager
+def worker(base: str) -> Iterator[None]:
+    """One worker with the echo handler."""
+    environment = {**os.environ, "RUNLANE_URL": base, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
+                   "RUNLANE_LOG_LEVEL": "warning"}  # fmt: skip
+    handler = Path(__file__).with_name("handler.py")
+    with process([sys.executable, "-m", "handler_sdk", str(handler)], environment):
+        yield
+
+
+@contextlib.contextmanager
+def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
+    """A process of ours for a while."""
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def wait_for(url: str) -> None:
+    """Waits until something answers there."""
+    for _ in range(200):
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(url)
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing answers at {url}")
+
+
+def wait_for_worker(base: str) -> None:
+    """Waits until a worker is ready."""
+    for _ in range(200):
+        if httpx.get(f"{base}/v2/{ENDPOINT}/health", headers=headers()).json()["workers"]["ready"]:
+            return
+        time.sleep(0.1)
+    raise SystemExit("no worker became ready")
+
+
+def headers() -> dict[str, str]:
+    """With the key."""
+    return {"Authorization": f"Bearer {KEY}"}
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The ceiling: an ASGI app that sends the body back, under the server settings of the gateway."""
+
+import sys
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from gateway.server import configuration, listen
+from gateway.settings import Settings
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the request's body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def make() -> object:
+    """The app, for uvicorn's factory; without a lifespan of its own."""
+    return echo
+
+
+def main() -> None:
+    """Serves on the port given."""
+    settings = Settings(port=int(sys.argv[1]))
+    config = configuration(make, settings, 1)
+    config.lifespan = "off"
+    uvicorn.Server(config).run(sockets=[listen(settings)])
+
+
+if __name__ == "__main__":
+    main()
