@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from .access.credentials import Credentials
 from .access.keys import ApiKeys, WorkerKeys
+from .access.local import check_local, is_loopback
 from .dialects.manage import Manage
 from .dialects.runpod import RunPod
 from .dialects.workers import Workers
@@ -39,6 +40,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._api_keys = ApiKeys(settings.api_keys, settings.insecure)
+        self._local = settings.insecure and is_loopback(settings.host)
         self._worker_keys = WorkerKeys(settings.worker_keys, settings.insecure)
         self._drain: Callable[[], object] = _nothing
         self._operations: dict[tuple[str, int], Endpoint] = {}
@@ -88,7 +90,7 @@ class App:
             manage.setdefault(path, {})[method] = operation
         routes: list[BaseRoute] = [
             # A worker's key is of one endpoint, so the operation itself checks it.
-            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, _unchecked))
+            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check_local))
             for path, (operation, methods) in workers.operations().items()
         ]
         routes += [
@@ -97,7 +99,12 @@ class App:
         ]
         return routes
 
+    def _check_local(self, call: Call) -> None:
+        if self._local:
+            check_local(call.header(b"host"), call.header(b"origin"))
+
     def _check(self, call: Call) -> None:
+        self._check_local(call)
         self._api_keys.check(call.header(b"authorization"))
 
 
@@ -110,10 +117,6 @@ async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
 
 def _nothing() -> None:
     """Before the app serves, and after."""
-
-
-def _unchecked(call: Call) -> None:
-    """For operations that check the key themselves."""
 
 
 def _by_method(operations: dict[str, Operation]) -> Operation:

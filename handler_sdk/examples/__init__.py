@@ -1,0 +1,1 @@
+"""Handlers to try and to begin from. Each file says how to run it."""

@@ -1,0 +1,92 @@
+"""How jobs come to a worker and results go: what every link does, whatever carries it.
+
+Calls that report on an attempt are repeated until they are answered, through outages of any length; cancel them to give
+up. They return False when the attempt is no longer the job's newest: nothing more that it says counts.
+"""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from ..outcomes import Limits
+
+
+class Attempt(NamedTuple):
+    job: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.job} (attempt {self.number})"
+
+
+class TakenJob(NamedTuple):
+    """input and request (the other fields of the client's request) are JSON; request is b"" when there are none."""
+
+    attempt: Attempt
+    input: bytes
+    request: bytes
+
+
+class LinkError(Exception):
+    """The store refused a call in a way that repeating it will not change."""
+
+
+class RefusedError(Exception):
+    """The gateway does not want this worker; the text says why, for people."""
+
+
+class Link(Protocol):
+    @property
+    def worker(self) -> str:
+        """The worker's id, once it has joined."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def renewal_seconds(self) -> float:
+        """The time between two calls of `renew`."""
+
+    async def join(self) -> None:
+        """Registers the worker, however long the gateway takes to come up. Raises RefusedError."""
+
+    async def take(self, capacity: Callable[[], int]) -> list[TakenJob]:
+        """At most `capacity()` jobs; waits about a second for one, and returns [] when none came."""
+
+    async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
+        """Adds chunks to the attempt's stream; `first` is the number of the first of them, counted from 1."""
+
+    async def progress(self, attempt: Attempt, value: bytes) -> bool: ...
+
+    async def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> bool: ...
+
+    async def lose(self, attempt: Attempt, reason: str) -> bool:
+        """Gives the attempt up, so that the job is tried again or fails for good."""
+
+    async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
+        """The worker's sign of life. Returns the attempts that it no longer holds, and the state of their jobs."""
+
+    async def listen(self, on_stop: Callable[[Attempt, str], None], on_connected: Callable[[], None]) -> None:
+        """Tells, for as long as it runs, which attempts are to be stopped, and why. `on_connected` is called when
+        messages may have been missed."""
+
+    async def leave(self) -> None:
+        """Gives back what the worker holds and ends its registration, as far as that is possible in a few seconds."""
+
+
+class Backoff:
+    """Pauses that grow, with jitter, so that many workers do not come back at the same moment."""
+
+    def __init__(self, first: float = 0.05, longest: float = 2.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._steps = 0
+
+    def next(self) -> float:
+        """The next pause, in seconds."""
+        pause = min(self._longest, self._first * 2.0 ** min(self._steps, 30))
+        self._steps += 1
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def reset(self) -> None:
+        self._steps = 0

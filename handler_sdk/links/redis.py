@@ -1,0 +1,320 @@
+"""The link to a store that the worker reaches directly: Redis or Valkey, alone or a cluster.
+
+Whatever goes wrong between here and the store is repeated after a pause, since every call may be repeated. When the
+store says that it does not know this worker (its user is gone, the store was replaced, another one took over), the
+worker registers again under the same id and goes on with what it is then told.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from ..outcomes import Limits
+from . import Attempt, Backoff, LinkError, RefusedError, TakenJob
+from .registration import Registered, Registration, UnreachableError
+
+logger = logging.getLogger("runlane.link")
+
+# How long a read waits for a job: short enough for a drain, which lets it end in order.
+BLOCK_MS = 1000
+
+COMMAND_CONNECTIONS = 16
+LEAVE_SECONDS = 5.0
+
+# A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
+LOST_SECONDS = 3.0
+REJOIN_SECONDS = 1.0
+
+Remedy = Literal["repeat", "register"]
+
+_REGISTER_WORDS = (
+    "NOGROUP",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "ACL failure",
+    "Function not found",
+    "READONLY",
+    "no longer",
+)
+_REPEAT_WORDS = ("OOM", "MISCONF", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+def remedy_for(error: BaseException) -> Remedy | None:
+    """What helps against the error of a call; None when nothing does."""
+    text = str(error)
+    if isinstance(
+        error,
+        exceptions.AuthenticationError
+        | exceptions.AuthorizationError
+        | exceptions.NoPermissionError
+        | exceptions.ReadOnlyError
+        | exceptions.AskError,
+    ):
+        return "register"
+    if isinstance(error, exceptions.ResponseError):
+        if any(word in text for word in _REGISTER_WORDS):
+            return "register"
+        retried = exceptions.OutOfMemoryError | exceptions.ClusterDownError | exceptions.TryAgainError
+        if isinstance(error, retried) or any(word in text for word in _REPEAT_WORDS):
+            return "repeat"
+        return None
+    return "repeat"
+
+
+class _Store:
+    """Connections to the store, as one registration described it."""
+
+    def __init__(self, registered: Registered, url: str) -> None:
+        self.registered = registered
+        self.described = False
+        lease = registered.lease_ms / 1000
+        seconds = min(10.0, max(1.0, lease / 3))
+        options: dict[str, Any] = {
+            "socket_connect_timeout": seconds,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "health_check_interval": 0,
+        }
+        self.commands: Any = Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                url, max_connections=COMMAND_CONNECTIONS, timeout=None, socket_timeout=seconds, **options
+            )
+        )
+        blocking = ConnectionPool.from_url(url, socket_timeout=BLOCK_MS / 1000 + seconds, **options)
+        self.blocking: Any = Redis.from_pool(blocking)
+
+    @classmethod
+    async def open(cls, registered: Registered) -> "_Store":
+        url = await _node_url(registered) if registered.cluster else registered.url
+        return cls(registered, url)
+
+    async def close(self) -> None:
+        for client in (self.commands, self.blocking):
+            try:
+                await client.aclose()
+            except (exceptions.RedisError, OSError):
+                logger.debug("could not close a connection", exc_info=True)
+
+
+async def _node_url(registered: Registered) -> str:
+    """The address of the cluster's node that serves the endpoint: all its keys are in one slot."""
+    from redis.asyncio.cluster import RedisCluster
+
+    cluster = RedisCluster.from_url(registered.url, protocol=2, retry=Retry(NoBackoff(), 0))
+    try:
+        await cluster.initialize()
+        node = cluster.get_node_from_key(registered.base)
+    finally:
+        await cluster.aclose()
+    if node is None:
+        raise exceptions.ClusterDownError("no node serves the endpoint")
+    parts = urlsplit(registered.url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{node.port}"))
+
+
+class RedisLink:
+    """See `Link`."""
+
+    def __init__(self, registration: Registration) -> None:
+        self._registration = registration
+        self._current: _Store | None = None
+        self._joining = asyncio.Lock()
+        self._joined_at = 0.0
+        self._lost_at: float | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._on_connected: Callable[[], None] = lambda: None
+
+    @property
+    def worker(self) -> str:
+        return self._store.registered.worker
+
+    @property
+    def limits(self) -> Limits:
+        return self._store.registered.limits
+
+    @property
+    def renewal_seconds(self) -> float:
+        return min(5.0, self._store.registered.lease_ms / 6000)
+
+    @property
+    def _store(self) -> _Store:
+        if self._current is None:
+            raise RuntimeError("the worker has not joined yet")
+        return self._current
+
+    async def join(self) -> None:
+        backoff, told = Backoff(0.2, 5.0), False
+        while True:
+            try:
+                registered = await self._registration.join(None)
+                self._current = await _Store.open(registered)
+            except (UnreachableError, exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+                if not told:
+                    logger.warning("waiting for the gateway at %s: %s", self._registration.url, error)
+                told = True
+                await asyncio.sleep(backoff.next())
+            else:
+                logger.info("registered at %s as worker %s", self._registration.url, registered.worker)
+                return
+
+    async def take(self, capacity: Callable[[], int]) -> list[TakenJob]:
+        jobs = await self._call("take", self.worker, max(0, capacity()))
+        if not jobs:
+            entries = await self._read()
+            if entries:
+                jobs = await self._call("take", self.worker, max(0, capacity()), *entries)
+        return [
+            TakenJob(Attempt(identity.decode(), int(attempt)), given, request)
+            for identity, attempt, _, given, request in jobs
+        ]
+
+    async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
+        return self._counts(attempt, await self._call("emit", attempt.job, attempt.number, first, *chunks))
+
+    async def progress(self, attempt: Attempt, value: bytes) -> bool:
+        return self._counts(attempt, await self._call("progress", attempt.job, attempt.number, value))
+
+    async def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> bool:
+        return self._counts(attempt, await self._call("finish", attempt.job, attempt.number, state, field, value))
+
+    async def lose(self, attempt: Attempt, reason: str) -> bool:
+        return self._counts(attempt, await self._call("lose", attempt.job, attempt.number, reason))
+
+    async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
+        store = self._store
+        description = "" if store.described else json.dumps(self._registration.description)
+        gone_ms = round(max(3.0, 3 * self.renewal_seconds) * 1000)
+        pairs = [value for attempt in attempts for value in attempt]
+        reply = await self._call("renew", self.worker, gone_ms, concurrency, state, description, *pairs)
+        store.described = True
+        rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        return [(Attempt(job.decode(), int(number)), found.decode()) for job, number, found in rows]
+
+    async def listen(self, on_stop: Callable[[Attempt, str], None], on_connected: Callable[[], None]) -> None:
+        self._on_connected = on_connected
+        backoff = Backoff()
+        while True:
+            store = self._store
+            try:
+                async with store.blocking.pubsub() as subscription:
+                    await subscription.ssubscribe(f"{store.registered.base}:worker:{self.worker}")
+                    await self._receive(subscription, store, backoff, on_stop)
+            except (exceptions.RedisError, OSError) as error:
+                await self._recover(store, error, backoff)
+
+    async def leave(self) -> None:
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._call("leave", self.worker)
+        except (TimeoutError, LinkError, RefusedError):
+            logger.warning("could not say goodbye to the store; what this worker held goes back when its lease ends")
+        try:
+            await self._registration.leave(self.worker)
+        except UnreachableError as error:
+            logger.warning("could not say goodbye to the gateway: %s", error)
+        await self._store.close()
+
+    async def _receive(
+        self, subscription: Any, store: _Store, backoff: Backoff, on_stop: Callable[[Attempt, str], None]
+    ) -> None:
+        while store is self._current:
+            # A short wait, so that a new registration is noticed.
+            message = await subscription.get_message(timeout=1.0)
+            if message is None:
+                continue
+            if message["type"] == "ssubscribe":
+                backoff.reset()
+                self._on_connected()
+            elif message["type"] == "sunsubscribe":
+                raise exceptions.ConnectionError("the store moved the channel elsewhere")
+            elif message["type"] == "smessage":
+                _, job, number, state = message["data"].decode().split(" ")
+                on_stop(Attempt(job, int(number)), state)
+
+    async def _read(self) -> list[Any]:
+        """Waits for one job; returns what `take` wants to know of the entries that came."""
+        store = self._store
+        registered = store.registered
+        keys = {f"{registered.base}:queue:{queue}": queue for queue in registered.queues}
+        try:
+            reply = await store.blocking.xreadgroup(
+                registered.group, registered.worker, dict.fromkeys(keys, ">"), count=1, block=BLOCK_MS
+            )
+        except (exceptions.RedisError, OSError) as error:
+            await self._recover(store, error, Backoff(0.2))
+            return []
+        self._answered()
+        found = {keys[key.decode()]: entries for key, entries in reply}
+        return [
+            value
+            for queue in registered.queues
+            for entry, fields in found.get(queue, ())
+            for value in (queue, entry, fields[b"job"])
+        ]
+
+    async def _call(self, name: str, *arguments: Any) -> Any:
+        backoff = Backoff()
+        while True:
+            store = self._store
+            function = f"{store.registered.library}_{name}"
+            try:
+                reply = await store.commands.execute_command("FCALL", function, 1, store.registered.base, *arguments)
+            except (exceptions.RedisError, OSError) as error:
+                await self._recover(store, error, backoff)
+            else:
+                self._answered()
+                return reply
+
+    def _counts(self, attempt: Attempt, reply: Any) -> bool:
+        if isinstance(reply, list):
+            logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
+            return False
+        return True
+
+    def _answered(self) -> None:
+        if self._lost_at is not None:
+            logger.info("the store is back after %.1f s", time.monotonic() - self._lost_at)
+            self._lost_at = None
+            self._on_connected()
+
+    async def _recover(self, store: _Store, error: Exception, backoff: Backoff) -> None:
+        """Does what helps against the error and pauses. Raises LinkError when nothing helps, RefusedError."""
+        remedy = remedy_for(error)
+        if remedy is None:
+            raise LinkError(str(error)) from error
+        now = time.monotonic()
+        if self._lost_at is None:
+            logger.warning("the store does not serve this worker: %s", str(error) or type(error).__name__)
+            self._lost_at = now
+        if remedy == "register" or now - self._lost_at > LOST_SECONDS:
+            await self._rejoin(store)
+        await asyncio.sleep(backoff.next())
+
+    async def _rejoin(self, store: _Store) -> None:
+        async with self._joining:
+            if self._current is not store or time.monotonic() - self._joined_at < REJOIN_SECONDS:
+                return
+            self._joined_at = time.monotonic()
+            try:
+                registered = await self._registration.join(self.worker)
+                self._current = await _Store.open(registered)
+            except (UnreachableError, exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+                logger.debug("could not register again: %s", error)
+                return
+        logger.info("registered again as worker %s", self.worker)
+        self._on_connected()
+        closing = asyncio.create_task(store.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)

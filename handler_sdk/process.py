@@ -1,0 +1,126 @@
+"""The worker's side of the process that runs the handler."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
+from contextlib import suppress
+
+from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
+from .frames import FrameBuffer, Kind, encode_frame
+
+OnFrame = Callable[[Kind, int, bytes], None]
+
+_SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
+
+
+class HandlerProcess:
+    """One process, from its start to its end."""
+
+    def __init__(self, process: Process, transport: asyncio.Transport, frames: "_Frames") -> None:
+        self._process = process
+        self._transport = transport
+        self._frames = frames
+        self._killed_because = ""
+
+    @classmethod
+    async def start(cls, path: str, arguments: list[str], on_frame: OnFrame) -> "HandlerProcess":
+        """Runs the file at `path` in a process group of its own; `on_frame` gets what it says."""
+        ours, theirs = socket.socketpair()
+        frames = _Frames(on_frame)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "handler_sdk",
+                path,
+                *arguments,
+                stdin=DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+                env=environment_for(dict(os.environ), theirs.fileno()),
+            )
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: frames, sock=ours)
+        return cls(process, transport, frames)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def was_killed(self) -> bool:
+        return bool(self._killed_because)
+
+    def send(self, kind: Kind, number: int = 0, payload: bytes = b"") -> None:
+        if not self._transport.is_closing():
+            self._transport.write(encode_frame(kind, number, payload))
+
+    def kill(self, because: str) -> None:
+        """Ends the process and what it started, by force."""
+        if self._process.returncode is None:
+            self._killed_because = self._killed_because or because
+            self._kill_group()
+
+    async def wait(self) -> str:
+        """Waits for the end of the process and all that it said; returns how it ended."""
+        status = await self._process.wait()
+        self._kill_group()
+        with suppress(TimeoutError):
+            # A process that left the group may hold the socket open.
+            await asyncio.wait_for(self._frames.ended.wait(), 1)
+        self._transport.close()
+        return self._killed_because or describe_exit(status)
+
+    async def end(self, grace: float) -> None:
+        """Lets the process end by itself, for `grace` seconds."""
+        self.send(Kind.EXIT)
+        try:
+            await asyncio.wait_for(self._process.wait(), grace)
+        except TimeoutError:
+            self.kill("the handler process did not end when told to")
+            await self._process.wait()
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class _Frames(asyncio.Protocol):
+    def __init__(self, on_frame: OnFrame) -> None:
+        self.ended = asyncio.Event()
+        self._on_frame = on_frame
+        self._buffer = FrameBuffer()
+
+    def data_received(self, data: bytes) -> None:
+        for kind, number, payload in self._buffer.feed(data):
+            self._on_frame(kind, number, payload)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.ended.set()
+
+
+def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, str]:
+    """The environment of the handler's process: the worker's, without the worker's credentials."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not (name.startswith("RUNLANE_") and any(word in name for word in _SECRET_WORDS))
+    }
+    kept[SOCKET_VARIABLE] = str(descriptor)
+    kept[WORKER_VARIABLE] = str(os.getpid())
+    # What a handler prints would be lost with a process that is killed.
+    kept.setdefault("PYTHONUNBUFFERED", "1")
+    return kept
+
+
+def describe_exit(status: int) -> str:
+    if status >= 0:
+        return f"the handler process exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    return f"the handler process was killed by signal {-status} ({name})"

@@ -1,0 +1,51 @@
+"""What a worker is told by its environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class SettingsError(Exception):
+    """The environment lacks something, or has something that cannot be understood; the text says what."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """url: the gateway's, without a path behind. Times in seconds."""
+
+    url: str
+    endpoint: str
+    key: str | None = None
+    worker: str | None = None
+    drain_seconds: float = 30.0
+    stop_grace_seconds: float = 5.0
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Settings":
+        return cls(
+            url=_required(environment, "RUNLANE_URL").rstrip("/").removesuffix("/v2"),
+            endpoint=_required(environment, "RUNLANE_ENDPOINT"),
+            key=environment.get("RUNLANE_WORKER_KEY") or None,
+            worker=environment.get("RUNLANE_WORKER_ID") or None,
+            drain_seconds=_seconds(environment, "RUNLANE_DRAIN_SECONDS", 30.0),
+            stop_grace_seconds=_seconds(environment, "RUNLANE_STOP_GRACE_SECONDS", 5.0),
+        )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name)
+    if not value:
+        raise SettingsError(f"{name} is not set; a worker needs RUNLANE_URL (the gateway) and RUNLANE_ENDPOINT")
+    return value
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"{name} must be a number of seconds, not {text!r}")
+    return seconds

