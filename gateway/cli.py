@@ -39,20 +39,20 @@ def main() -> None:
 @main.command()
 @click.argument("handler", type=click.Path(path_type=Path))
 @click.option("--endpoint", help="The endpoint's id.  [default: the file's name]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535),
+              help="Port to listen on; 0 takes a free one.")  # fmt: skip
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Worker processes.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".runlane"), show_default=True,
               help="Folder of the embedded store.")  # fmt: skip
 @click.option("--reload", is_flag=True, help="Load the handler again when its folder changes.")
 @_says_errors
-def dev(handler: Path, endpoint: str | None, host: str, port: int, workers: int, data: Path, reload: bool) -> None:
+def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path, reload: bool) -> None:
     """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
     from .dev import Development
 
     _log("info")
     name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
-    Development(handler, name, host, port, workers, data).run(reload)
+    Development(handler, name, port, workers, data).run(reload)
 
 
 @main.command()
@@ -205,7 +205,7 @@ def _call(method: str, url: str, key: str | None, path: str, body: dict[str, Any
         response = httpx.request(
             method, f"{url.rstrip('/')}/v1/endpoints{path}", json=body, headers=headers, timeout=30
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartupError(f"cannot reach the gateway at {url}: {error}; check --url or RUNLANE_URL") from None
     if response.is_error:
         try:

@@ -24,22 +24,18 @@ def run() -> None:
     Raises:
         StartupError: the system did not start, or the job did not complete.
     """
-    text = importlib.metadata.distribution("runlane").read_text("licenses/LICENSE")
-    if not text:
-        raise StartupError(
-            "the licence text, on which the demo works, is not installed; run: pip install 'runlane[dev]'"
-        )
+    text = str(importlib.metadata.metadata("runlane").json["description"])  # the README
     with (
         tempfile.TemporaryDirectory(prefix="runlane-demo-") as data,
         _system(data) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
-        say(f"\nPOST {url}/run  (a text of {len(text.split()):,} words)")
+        say(f"\nPOST {url}/run  (the README, {len(text.split()):,} words)")
         began = time.monotonic()
         id = client.post("/run", json={"input": {"text": text}}).raise_for_status().json()["id"]
         say(f"job {id}\n")
         job = _follow(client, id, began)
-        say(f"\nGET /status/{id}\n{_pretty(client.get(f'/status/{id}').json())}")
+        say(f"\nGET /status/{id}\n{client.get(f'/status/{id}').text}")
         say(f"\nGET /health\n{_pretty(client.get('/health').json())}\n")
     if job["status"] != "COMPLETED":
         raise StartupError(f"the job ended as {job['status']}")
@@ -49,7 +45,7 @@ def _follow(client: httpx.Client, id: str, began: float) -> dict[str, object]:
     headers = {"Accept": "text/event-stream"}
     event = "message"
     with client.stream("GET", f"/stream/{id}", headers=headers) as response:
-        for line in response.iter_lines():
+        for line in _lines(response.iter_bytes()):
             field, _, value = line.partition(": ")
             if field == "event":
                 event = value
@@ -59,6 +55,14 @@ def _follow(client: httpx.Client, id: str, began: float) -> dict[str, object]:
                 job: dict[str, object] = json.loads(value)
                 return job
     raise StartupError("the stream ended before the job did")
+
+
+def _lines(parts: Iterator[bytes]) -> Iterator[str]:
+    rest = b""
+    for part in parts:
+        *lines, rest = (rest + part).split(b"\r\n")
+        for line in lines:
+            yield line.decode()
 
 
 @contextlib.contextmanager

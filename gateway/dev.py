@@ -33,14 +33,13 @@ SECONDS_BEFORE_RESTART = 1.0
 class Development:
     """One run of `runlane dev`."""
 
-    def __init__(self, handler: Path, endpoint: str, host: str, port: int, workers: int, data: Path) -> None:
+    def __init__(self, handler: Path, endpoint: str, port: int, workers: int, data: Path) -> None:
         if not handler.is_file():
             raise StartupError(f"there is no file {handler}")
         if not ID.fullmatch(endpoint):
             raise StartupError(f"{endpoint!r} cannot be an endpoint's id: 1 to 63 letters, digits, '-' or '_'")
         self._handler = handler
         self._endpoint = endpoint
-        self._host = host
         self._port = port
         self._count = workers
         self._data = data
@@ -58,8 +57,8 @@ class Development:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         with contextlib.ExitStack() as stack:
-            listener = stack.enter_context(listen(Settings(host=self._host, port=self._port)))
-            self._url = f"http://{self._host}:{listener.getsockname()[1]}"
+            listener = stack.enter_context(listen(Settings(port=self._port)))
+            self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             say(f"store    starting in {self._data}")
             store = EmbeddedStore(self._data)
             stack.callback(store.stop)

@@ -5,6 +5,7 @@ raises an `Error` to end in one.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
@@ -16,8 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .engine.endpoints import ID
 from .errors import BadRequest, Error, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
+from .store import OUTAGES
 
 logger = logging.getLogger(__name__)
+
+SECONDS_TO_DROP = 1.0
 
 
 class Reply(NamedTuple):
@@ -91,16 +95,19 @@ class Call:
             RequestTimeout: it was not complete after `seconds`.
             BadRequest: the client went away in the middle of it.
         """
-        announced = self.headers.get(b"content-length")
-        if announced is not None and int(announced) > limit:
-            raise _too_large(limit)
         try:
             async with asyncio.timeout(seconds):
                 return await self._read(limit)
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {seconds:g} s", {"Connection": "close"}) from None
+        except TooLarge:
+            if not self.headers.get(b"expect"):  # else the client waits for our word before it sends anything
+                await self._drop(limit)
+            raise
 
     async def _read(self, limit: int) -> bytes:
+        if int(self.headers.get(b"content-length", 0)) > limit:
+            raise _too_large(limit)
         parts: list[bytes] = []
         size = 0
         while True:
@@ -115,9 +122,19 @@ class Call:
                 return b"".join((*parts, part)) if parts else part
             parts.append(part)
 
+    async def _drop(self, most: int) -> None:
+        """Reads on, for a while: a client that is cut off while it sends sees a reset instead of the answer."""
+        dropped = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS_TO_DROP):
+                while dropped < most:
+                    message = await self._receive()
+                    dropped += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+
 
 def _too_large(limit: int) -> TooLarge:
-    # The rest of the body is not read, so the connection cannot be used again.
     return TooLarge(f"the body is over the limit of {limit} bytes", {"Connection": "close"})
 
 
@@ -140,7 +157,7 @@ class Endpoint:
             answer = await self._answer(scope, receive)
         except Error as error:
             answer = error_reply(error)
-        except (RedisError, OSError) as error:
+        except (*OUTAGES, RedisError) as error:
             logger.exception("the store refused %s %s", scope["method"], scope["path"])
             answer = error_reply(Unavailable(f"the queue store could not serve this: {type(error).__name__}"))
         except Exception:

@@ -1,6 +1,7 @@
 """Runs the gateway under uvicorn, in one process or several."""
 
 import asyncio
+import contextlib
 import functools
 import socket
 
@@ -9,6 +10,7 @@ from uvicorn.supervisors import Multiprocess
 
 from .access.keys import ApiKeys, WorkerKeys
 from .app import App
+from .engine.endpoints import ID
 from .errors import StartupError
 from .settings import Settings
 from .store import open_store
@@ -67,7 +69,8 @@ def serve(settings: Settings) -> None:
     if settings.processes > 1:
         Multiprocess(config, sockets=[listener]).run()
     else:
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # raised again after the server has ended in order
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def check(settings: Settings) -> None:
@@ -78,8 +81,9 @@ def check(settings: Settings) -> None:
     """
     if not settings.redis_url:
         raise StartupError("no store: set RUNLANE_REDIS_URL or --redis; for development use `runlane dev HANDLER.py`")
-    if settings.processes < 1:
-        raise StartupError("processes must be at least 1")
+    for id in settings.endpoints:
+        if not ID.fullmatch(id):
+            raise StartupError(f"{id!r} cannot be an endpoint's id: 1 to 63 letters, digits, '-' or '_'")
     ApiKeys(settings.api_keys, settings.insecure)
     WorkerKeys(settings.worker_keys, settings.insecure)
 

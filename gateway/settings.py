@@ -9,9 +9,13 @@ from typing import Any, get_type_hints
 
 from .errors import StartupError
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LARGEST = 1_000_000_000
 
-def _setting(default: Any, help: str, secret: bool = False) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "secret": secret})
+
+def _setting(default: Any, help: str, secret: bool = False, least: float | None = None, most: float = LARGEST) -> Any:
+    metadata = {"help": help, "secret": secret, "least": least, "most": most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Settings:
         "", "the store's address as workers reach it, without user and password; default: as in redis_url", secret=True
     )
     host: str = _setting("127.0.0.1", "address to listen on")
-    port: int = _setting(8000, "port to listen on")
-    processes: int = _setting(1, "gateway processes on this machine, behind one port")
+    port: int = _setting(8000, "port to listen on", least=0, most=65535)
+    processes: int = _setting(1, "gateway processes on this machine, behind one port", least=1, most=1024)
     api_keys: tuple[str, ...] = _setting((), "keys of clients: KEY or NAME:KEY, separated by commas", secret=True)
     worker_keys: tuple[str, ...] = _setting(
         (), "keys for workers besides those that `runlane endpoint create` prints: ENDPOINT:KEY, separated by commas",
@@ -35,13 +39,13 @@ class Settings:
     )  # fmt: skip
     insecure: bool = _setting(False, "serve without keys; for development only")
     endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist")
-    run_limit: int = _setting(10_000_000, "largest body of /run, in bytes")
-    runsync_limit: int = _setting(20_000_000, "largest body of /runsync, in bytes")
-    output_limit: int = _setting(20_000_000, "largest output of a job, in bytes")
-    chunk_limit: int = _setting(1_000_000, "largest single streamed chunk, in bytes")
-    run_retention_seconds: int = _setting(1800, "how long the result of /run is kept")
-    runsync_retention_seconds: int = _setting(60, "how long the result of /runsync is kept")
-    body_seconds: float = _setting(30.0, "time for a request's body to arrive")
+    run_limit: int = _setting(10_000_000, "largest body of /run, in bytes", least=1)
+    runsync_limit: int = _setting(20_000_000, "largest body of /runsync, in bytes", least=1)
+    output_limit: int = _setting(20_000_000, "largest output of a job, in bytes", least=1)
+    chunk_limit: int = _setting(1_000_000, "largest single streamed chunk, in bytes", least=16)
+    run_retention_seconds: int = _setting(1800, "how long the result of /run is kept", least=1)
+    runsync_retention_seconds: int = _setting(60, "how long the result of /runsync is kept", least=1)
+    body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
     log_level: str = _setting("info", "debug, info, warning or error")
 
 
@@ -73,7 +77,17 @@ def load(environment: Mapping[str, str], file: Path | None = None, **given: Any)
         if environment.get(variable):
             values[name] = _parse(variable, environment[variable], _TYPES[name])
     values |= {name: value for name, value in given.items() if value not in (None, ())}
+    for name, value in values.items():
+        _check(name, value)
     return Settings(**values)
+
+
+def _check(name: str, value: Any) -> None:
+    least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata["most"]
+    if least is not None and not least <= value <= most:
+        raise StartupError(f"{name} ({environment_name(name)}) must be {least} to {most}, not {value}")
+    if name == "log_level" and value not in LOG_LEVELS:
+        raise StartupError(f"log_level (RUNLANE_LOG_LEVEL) must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
 
 
 def _from_file(file: Path) -> dict[str, Any]:

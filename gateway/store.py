@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     NoPermissionError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -29,7 +30,7 @@ from redis.exceptions import (
 from .errors import StartupError
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, OSError)
+OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClusterException, OSError)
 SECONDS_TO_ANSWER = 10.0
 
 
@@ -112,13 +113,15 @@ async def open_store(url: str) -> Store:
         store = await asyncio.wait_for(_connect(url), SECONDS_TO_ANSWER)
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
         raise StartupError(f"the store at {shown} refuses our user or password: {error}") from None
-    except (RedisError, OSError, TimeoutError) as error:
+    except ValueError as error:
+        raise StartupError(f"{shown!r} is not a store URL: {error}") from None
+    except (*OUTAGES, RedisError, TimeoutError) as error:
         reason = str(error) or f"no answer within {SECONDS_TO_ANSWER:.0f} s"
         raise StartupError(f"cannot reach the store at {shown}: {reason}; check --redis or RUNLANE_REDIS_URL") from None
     try:
         await _check_version(store, shown)
         await store.load_library()
-    except RedisError as error:
+    except (*OUTAGES, RedisError) as error:
         await store.close()
         raise StartupError(f"cannot use the store at {shown}: {error}") from None
     except StartupError:
@@ -133,6 +136,7 @@ async def _connect(url: str) -> Store:
         raise StartupError(f"{_without_password(url)!r} is not a store URL; it begins with one of {', '.join(SCHEMES)}")
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
         "socket_timeout": SECONDS_TO_ANSWER,
         "socket_connect_timeout": 5.0,
     }

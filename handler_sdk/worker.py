@@ -63,6 +63,7 @@ class Worker:
         self._draining = False
         self._leaving = False
         self._renewing: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._status = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
@@ -103,20 +104,23 @@ class Worker:
         self._joined = True
         self._tell_settings()
         self._renewing = self._begin_task(self._keep_renewing())
-        self._begin_task(self._link.listen(self._on_stop, self._renew.set))
+        self._listening = self._begin_task(self._link.listen(self._on_stop, self._renew.set))
         await self._keep_taking()
 
     async def _keep_taking(self) -> None:
         while not self._draining:
             self._free.clear()
+            await self._take()
             if self._capacity() == 0:
                 await self._free.wait()
-            else:
-                await self._take()
+        await self._link.decline(self._held_jobs)
+
+    def _held_jobs(self) -> list[str]:
+        return [held.attempt.job for held in self._held.values()]
 
     async def _take(self) -> None:
         try:
-            for job in await self._link.take(self._capacity):
+            for job in await self._link.take(self._capacity, self._held_jobs):
                 self._begin(job)
         except LinkError as error:
             logger.error("the store hands out no jobs: %s", error)  # noqa: TRY400
@@ -136,7 +140,7 @@ class Worker:
         fields = {
             "id": job.attempt.job,
             "attempt": job.attempt.number,
-            "input": orjson.Fragment(job.input),
+            "input": orjson.Fragment(job.input or b"null"),
             "request": orjson.Fragment(job.request or b"null"),
         }
         held = Held(number, job.attempt, Delivery(self._link, job.attempt, credit), orjson.dumps(fields))
@@ -359,7 +363,7 @@ class Worker:
         self._draining = True
         self._free.set()
         if self._joined:
-            # The read that waits for a job must end in order: what it may have got goes back.
+            # The call that waits for a job must end in order: what it may have got goes back.
             await asyncio.wait({online}, timeout=TAKER_SECONDS)
         online.cancel()
         await self._until_idle(self._settings.drain_seconds)
@@ -372,6 +376,8 @@ class Worker:
         if self._renewing is not None:
             # A sign of life after the farewell would bring the worker back.
             await asyncio.wait({self._renewing}, timeout=RENEWAL_SECONDS)
+        if self._listening is not None:
+            self._listening.cancel()
         if self._joined:
             await self._link.leave()
         for task in self._tasks:

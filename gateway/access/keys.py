@@ -12,7 +12,7 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[str], insecure: bool) -> None:
         """Takes KEY or NAME:KEY; with `insecure` and without keys, everyone may do everything."""
-        self._digests = [_digest(key.rpartition(":")[2]) for key in keys]
+        self._digests = [_digest(_not_empty(key.rpartition(":")[2], "api_keys")) for key in keys]
         if not self._digests and not insecure:
             raise StartupError(
                 "no API keys: set RUNLANE_API_KEYS (or api_keys in the settings file), or --insecure to serve without"
@@ -72,6 +72,12 @@ def _contains(digests: list[bytes], key: str) -> bool:
     for accepted in digests:  # all of them, so that the time says nothing
         found |= hmac.compare_digest(presented, accepted)
     return found
+
+
+def _not_empty(key: str, setting: str) -> str:
+    if not key.strip():
+        raise StartupError(f"{setting} has an empty key, which would let everyone in; each is KEY or NAME:KEY")
+    return key
 
 
 def _digest(key: str) -> bytes:

@@ -239,6 +239,7 @@ class _Follower:
         self._endpoint = endpoint
         self._job = job
         self._position = position
+        self._restarted = 0  # where the newest attempt begins that the reader knows of
 
     async def follow(self) -> AsyncIterator[bytes]:
         with self._engine.wakeups.watch(self._endpoint, self._job) as watch:
@@ -264,20 +265,20 @@ class _Follower:
                         break
                 if found.final:
                     self.ended = True
-                    yield b"event: done\r\ndata: %b\r\n\r\n" % job_object(found)
+                    yield b"event: done\r\ndata: %b\r\n\r\n" % _on_one_line(job_object(found))
 
     def _stored(self, reading: Reading) -> Iterator[bytes]:
-        if self._position < reading.restarted:
+        if self._position <= reading.restarted != self._restarted:
             if self._position:
                 yield _event("restart", {"position": reading.restarted})
-            self._position = reading.restarted
+            self._position = self._restarted = reading.restarted
         yield from self._numbered(reading.first, reading.chunks)
 
     def _numbered(self, first: int, chunks: list[bytes]) -> Iterator[bytes]:
         for number, chunk in enumerate(chunks, first):
             if number > self._position:
                 self._position = number
-                yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, chunk)
+                yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, _on_one_line(chunk))
 
 
 def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
@@ -389,6 +390,11 @@ def _job_id(call: Call) -> str:
     if not _JOB_ID.fullmatch(job):
         raise NotFound("no such job")
     return job
+
+
+def _on_one_line(payload: bytes) -> bytes:
+    """JSON has line breaks between its tokens only; in an event's data they would end the line."""
+    return payload.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in payload or b"\r" in payload else payload
 
 
 def _event(kind: str, data: Any) -> bytes:

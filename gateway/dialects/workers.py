@@ -3,7 +3,7 @@ at the store directly; from then on it calls the engine's functions itself."""
 
 import re
 import secrets
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import orjson
@@ -25,7 +25,7 @@ _WORKER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?")
 
 class _Registration(msgspec.Struct):
     id: Annotated[str, Meta(max_length=63)] | None = None
-    description: dict[str, Any] = {}
+    description: dict[str, msgspec.Raw] = {}
 
 
 _decode = msgspec.json.Decoder(_Registration).decode
@@ -66,7 +66,9 @@ class Workers:
         worker = registration.id or secrets.token_hex(8)
         if not _WORKER_ID.fullmatch(worker):
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
-        await self._engine.introduce(endpoint.id, worker, endpoint.lease_ms, orjson.dumps(registration.description))
+        await self._engine.introduce(
+            endpoint.id, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
+        )
         return Reply(
             orjson.dumps(
                 {
@@ -74,8 +76,6 @@ class Workers:
                     "redis": await self._credentials.grant(endpoint.id, worker),
                     "library": LIBRARY,
                     "base": keys.base(endpoint.id),
-                    "queues": keys.QUEUES,
-                    "group": keys.GROUP,
                     "lease_ms": endpoint.lease_ms,
                     "output_limit": self._settings.output_limit,
                     "chunk_limit": self._settings.chunk_limit,

@@ -9,7 +9,6 @@ answered with "I do not know this function" or "ask another node": those did not
 """
 
 import asyncio
-import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from redis.exceptions import AskError, MovedError, OutOfMemoryError, RedisError,
 
 from ..errors import Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
+from .tasks import end
 
 Argument = str | bytes | int
 
@@ -54,8 +54,8 @@ class Batcher:
 
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""
-        for task in self._repeats:
-            task.cancel()
+        for task in list(self._repeats):
+            await end(task)
         await asyncio.gather(*(pipe.close() for pipe in self._pipes.values()))
 
     def _add(self, call: "_Call") -> None:
@@ -82,7 +82,7 @@ class Batcher:
                 await self._store.load_library()
             # This way follows the cluster to another node, and learns of it for the calls to come.
             again = await cast(Any, self._store.commands).execute_command(*call.command())
-        except (RedisError, OSError) as error:
+        except Exception as error:
             again = _translated(error)
         call.resolve(again)
 
@@ -162,9 +162,7 @@ class _Pipe:
         self._arrived.set()
 
     async def close(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -11,6 +11,9 @@
 --   * A job that is queued has one entry in one queue stream; `entry` in its hash names it. An entry that the
 --     hash does not name is a leftover, and whoever meets it drops it.
 --   * An attempt's lease is its entry's place in the pending-entries list, renewed by resetting its idle time.
+--   * Whoever queues a job hands it over in the same step when a worker waits: the job is begun for the worker and sent
+--     to its channel. A worker that does not listen gets nothing; what got lost on its way is put back when the worker
+--     subscribes again (`join`), or with its lease.
 --   * Time is the store's, in ms.
 --
 -- The keys behind the base
@@ -23,11 +26,14 @@
 --   :timeouts          zset    jobs in progress, by the end of their execution timeout
 --   :delayed           zset    jobs that wait for a later retry, by the time they become ready
 --   :workers           zset    workers, by the time at which they count as gone
---   :worker:<id>       hash    what a worker says of itself; expires
+--   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
+--   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
 -- The channels
 --   :gateway:<process> to one gateway process, about jobs that it watches: JSON header, newline, payload
---   :worker:<id>       to one worker: "stop <job id> <attempt> <state>"
+--   :worker:<id>       to one worker: "stop <job id> <attempt> <state>", or "job <job id> <attempt> <timeout ms>
+--                      <size of the request>", newline, request, input; with the size -1 and nothing behind it when the
+--                      job is too large for a message: `fetch` it
 
 -- Queues in the order in which they are served. The ":again" queues are the fronts of the plain ones: a stream
 -- takes new entries at its end only, so a job that goes back to the front goes into a queue served before.
@@ -208,6 +214,8 @@ local function add_watcher(base, id, watchers, process)
   redis.call('HSET', job_key(base, id), 'watchers', watchers == '' and process or watchers .. ' ' .. process)
 end
 
+local hand_over
+
 -- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the other fields of the
 -- request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the body.
 -- Returns for each job {'NEW'}, {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
@@ -256,6 +264,7 @@ local function submit(keys, args)
     end
   end
   for queue, number in pairs(numbers) do redis.call('HSET', counts, 'entries:' .. queue, number) end
+  hand_over(base, at)
   return replies
 end
 
@@ -283,29 +292,127 @@ local function begin(base, queue, entry, id, worker, at)
   return {id, attempt, tonumber(job.timeout), job.input, job.request or ''}
 end
 
--- take: worker, capacity, then (queue, entry, job id) for each entry that the worker got from a blocking read.
--- Begins those first, in order, and fills what is left of the capacity from the queues; what does not fit goes back.
--- Returns a list of {id, attempt, timeout ms, input, request}.
-local function take(keys, args)
-  local base, worker, capacity, at = keys[1], args[1], tonumber(args[2]), now()
-  local jobs = {}
-  local function consider(queue, entry, id)
-    if #jobs < capacity then
-      jobs[#jobs + 1] = begin(base, queue, entry, id, worker, at)
-    else
-      recover(base, queue, entry, '', at)
-    end
-  end
-  for i = 3, #args, 3 do consider(args[i], args[i + 1], args[i + 2]) end
+-- Begins the next job for a worker, in the order of the queues; nil when none is left.
+local function begin_next(base, worker, at)
   for _, queue in ipairs(QUEUES) do
-    while #jobs < capacity do
-      local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', capacity - #jobs, 'STREAMS',
-        queue_key(base, queue), '>')
-      if not read then break end
-      for _, item in ipairs(read[1][2]) do consider(queue, item[1], item[2][2]) end
-    end
+    repeat
+      local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
+      if read then
+        local item = read[1][2][1]
+        local job = begin(base, queue, item[1], item[2][2], worker, at)
+        if job then return job end
+      end
+    until not read
   end
+end
+
+-- Puts a job back that was begun for a worker and never reached it; that was no try.
+local function put_back(base, id, at)
+  local job = load_held(base, id)
+  redis.call('HINCRBY', job_key(base, id), 'tries', -1)
+  requeue(base, id, job, 0, at)
+end
+
+local function listens(base, worker)
+  return redis.call('PUBSUB', 'SHARDNUMSUB', base .. ':worker:' .. worker)[2] > 0
+end
+
+-- Sends a begun job to its worker.
+local function send(base, worker, job)
+  local id, attempt, timeout, input, request = unpack(job)
+  local fits = #input + #request <= PAYLOAD_IN_WAKEUP
+  local epoch = redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or '0'
+  local head = table.concat({'job', epoch, id, attempt, timeout, fits and #request or -1}, ' ')
+  redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
+end
+
+local function wait_for_more(base, worker, free)
+  local key = base .. ':worker:' .. worker
+  redis.call('HSET', key, 'free', free)
+  redis.call('PEXPIRE', key, 60000, 'NX')  -- renew sets it too
+  redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
+end
+
+-- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
+function hand_over(base, at)
+  local waiting = base .. ':waiting'
+  local worker = redis.call('ZRANGE', waiting, 0, 0)[1]
+  while worker do
+    if listens(base, worker) then
+      local job = begin_next(base, worker, at)
+      if not job then return end
+      send(base, worker, job)
+      redis.call('ZREM', waiting, worker)
+      local key = base .. ':worker:' .. worker
+      redis.call('HINCRBY', key, 'given', 1)
+      local free = (redis.call('HGET', key, 'free') or 1) - 1
+      if free > 0 then wait_for_more(base, worker, free) end
+    else
+      redis.call('ZREM', waiting, worker)
+    end
+    worker = redis.call('ZRANGE', waiting, 0, 0)[1]
+  end
+end
+
+-- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages).
+-- Begins as many jobs as the worker can run; what is left of its capacity waits for jobs to come. Jobs on their way to
+-- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}.
+local function take(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key = base .. ':worker:' .. worker
+  local given = tonumber(redis.call('HGET', key, 'given') or 0)
+  local capacity = args[2] - (given - (args[3] or given))
+  local jobs = {}
+  while #jobs < capacity do
+    local job = begin_next(base, worker, at)
+    if not job then break end
+    jobs[#jobs + 1] = job
+  end
+  redis.call('ZREM', base .. ':waiting', worker)
+  if #jobs > 0 then redis.call('HINCRBY', key, 'given', #jobs) end
+  if #jobs < capacity then wait_for_more(base, worker, capacity - #jobs) end
   return jobs
+end
+
+-- fetch: job id, attempt. Returns {input, request} of a job that was too large for a message, or {'STALE', state}.
+local function fetch(keys, args)
+  local job, state = current(keys[1], args[1], args[2], 'input', 'request')
+  if not job then return {'STALE', state} end
+  return {job.input, job.request or ''}
+end
+
+-- Every entry that the worker holds, in steps: calls with queue, entry, job id or nil.
+local function each_held(base, worker, callback)
+  for _, queue in ipairs(QUEUES) do
+    local after = '-'
+    repeat
+      local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, after, '+', 100, worker)
+      for _, item in ipairs(pending) do
+        local found = redis.call('XRANGE', queue_key(base, queue), item[1], item[1])
+        callback(queue, item[1], found[1] and found[1][2][2])
+        after = '(' .. item[1]
+      end
+    until #pending < 100
+  end
+end
+
+-- join: worker, then ids of the jobs that it has. Called when its subscription stands, after whatever may have been
+-- lost: what was given to it and never arrived goes back. Returns the epoch; messages with another one are old.
+local function join(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key, has = base .. ':worker:' .. worker, {}
+  for i = 2, #args do has[args[i]] = true end
+  redis.call('ZREM', base .. ':waiting', worker)
+  each_held(base, worker, function(queue, entry, id)
+    if not id then
+      drop_entry(base, queue, entry)
+    elseif not has[id] then
+      put_back(base, id, at)
+    end
+  end)
+  redis.call('HSET', key, 'given', 0)
+  hand_over(base, at)
+  return redis.call('HINCRBY', key, 'epoch', 1)
 end
 
 -- emit: job id, attempt, number of the first chunk within the attempt (from 1), chunks.
@@ -370,7 +477,9 @@ end
 local function lose(keys, args)
   local job = load_held(keys[1], args[1])
   if job.state ~= 'IN_PROGRESS' or job.attempt ~= args[2] then return {'STALE', job.state or 'GONE'} end
-  lost(keys[1], args[1], job, args[3], now())
+  local at = now()
+  lost(keys[1], args[1], job, args[3], at)
+  hand_over(keys[1], at)
   return redis.status_reply('OK')
 end
 
@@ -400,19 +509,15 @@ end
 -- leave: worker. It takes no more: what it still holds goes back, and it is forgotten. Returns the number of jobs.
 local function leave(keys, args)
   local base, worker, at, held = keys[1], args[1], now(), 0
-  for _, queue in ipairs(QUEUES) do
-    local key = queue_key(base, queue)
-    repeat
-      local pending = redis.call('XPENDING', key, GROUP, '-', '+', 100, worker)
-      for _, item in ipairs(pending) do
-        recover(base, queue, item[1], 'worker ' .. worker .. ' left before the job ended', at)
-      end
-      held = held + #pending
-    until #pending == 0
-    redis.call('XGROUP', 'DELCONSUMER', key, GROUP, worker)
-  end
+  redis.call('ZREM', base .. ':waiting', worker)
+  each_held(base, worker, function(queue, entry)
+    recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at)
+    held = held + 1
+  end)
+  for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
   redis.call('ZREM', base .. ':workers', worker)
   redis.call('UNLINK', base .. ':worker:' .. worker)
+  hand_over(base, at)
   return held
 end
 
@@ -544,6 +649,7 @@ local function retry(keys, args)
   keep_until(base, id, at + job.ttl)
   enqueue(base, id, back_of(job.queue))
   redis.call('HINCRBY', base .. ':counts', 'retried', 1)
+  hand_over(base, at)
   return redis.status_reply('OK')
 end
 
@@ -677,7 +783,9 @@ local function upkeep(keys, args)
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
   local recovered = args[2] == '1' and recover_leases(base, most, at) or 0
-  return {recovered, #late, #ready, #over, forget_workers(base, most, at)}
+  local gone = forget_workers(base, most, at)
+  hand_over(base, at)
+  return {recovered, #late, #ready, #over, gone}
 end
 
 -- configure: version that must be the present one ('' to create), then field, value pairs of the settings.
@@ -720,7 +828,7 @@ local function remove(keys, args)
   for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', 0, -1)) do leave(keys, {worker}) end
   for _, queue in ipairs(QUEUES) do redis.call('UNLINK', queue_key(base, queue)) end
   redis.call('UNLINK', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
-    base .. ':workers')
+    base .. ':workers', base .. ':waiting')
   return 1
 end
 
@@ -730,6 +838,8 @@ end
 
 register('submit', submit)
 register('take', take)
+register('fetch', fetch)
+register('join', join)
 register('emit', emit)
 register('progress', progress)
 register('retry', retry)

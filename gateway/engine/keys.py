@@ -6,12 +6,6 @@ ENDPOINTS = "runlane:endpoints"
 UPKEEP = "runlane:upkeep"
 """Held by the gateway process whose turn it is to do upkeep; expires."""
 
-QUEUES = ("normal:again", "normal", "low:again", "low")
-"""The queues of an endpoint in the order in which they are served, as in functions.lua."""
-
-GROUP = "workers"
-"""The consumer group of every queue."""
-
 
 def base(endpoint: str) -> str:
     """The base key of an endpoint: the braces put all of its keys into one slot of a cluster."""

@@ -5,7 +5,6 @@ takes over when that one is gone. Two at once would do no harm, since each step 
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -14,9 +13,10 @@ from typing import Any, cast
 from redis.exceptions import RedisError
 
 from ..errors import Unavailable
-from ..store import Store
+from ..store import OUTAGES, Store
 from . import keys
 from .batching import Batcher
+from .tasks import end
 
 WorkerGone = Callable[[str, str], Awaitable[None]]
 logger = logging.getLogger(__name__)
@@ -49,16 +49,14 @@ class Upkeep:
     async def stop(self) -> None:
         """Ends the rounds after the call under way."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     async def _run(self) -> None:
         while True:
             try:
                 if await self._my_turn():
                     await self.round()
-            except (RedisError, OSError, Unavailable) as error:
+            except (*OUTAGES, RedisError, Unavailable) as error:
                 if time.monotonic() >= self._settled_at:
                     logger.warning("upkeep cannot reach the store: %s", error)
                 self._settled_at = time.monotonic() + SECONDS_TO_SETTLE

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from ..errors import Unavailable
 from ..store import Store
 from . import keys
+from .tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -247,9 +248,7 @@ class _Listener:
             raise Unavailable from None
 
     async def close(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -20,10 +20,11 @@ class Attempt(NamedTuple):
 
 
 class TakenJob(NamedTuple):
-    """input and request (the other fields of the client's request) are JSON; request is b"" when there are none."""
+    """input and request (the other fields of the client's request) are JSON; request is b"" when there are none. The
+    input is None while it is still to be fetched."""
 
     attempt: Attempt
-    input: bytes
+    input: bytes | None
     request: bytes
 
 
@@ -50,8 +51,14 @@ class Link(Protocol):
     async def join(self) -> None:
         """Registers the worker, however long the gateway takes to come up. Raises RefusedError."""
 
-    async def take(self, capacity: Callable[[], int]) -> list[TakenJob]:
-        """At most `capacity()` jobs; waits about a second for one, and returns [] when none came."""
+    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]]) -> list[TakenJob]:
+        """At most `capacity()` jobs; waits about a second for one, and returns [] when none came.
+
+        `held` gives the ids of the jobs that the worker has. With no capacity, an offer to take more is withdrawn.
+        """
+
+    async def decline(self, held: Callable[[], list[str]]) -> None:
+        """The worker takes no more: what is on its way to it goes back."""
 
     async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
         """Adds chunks to the attempt's stream; `first` is the number of the first of them, counted from 1."""

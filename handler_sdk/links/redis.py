@@ -9,7 +9,9 @@ import asyncio
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,8 +26,8 @@ from .registration import Registered, Registration, UnreachableError
 
 logger = logging.getLogger("runlane.link")
 
-# How long a read waits for a job: short enough for a drain, which lets it end in order.
-BLOCK_MS = 1000
+# An offer to take jobs is made anew after so long, should the store have forgotten it.
+OFFER_SECONDS = 1.0
 
 COMMAND_CONNECTIONS = 16
 LEAVE_SECONDS = 5.0
@@ -78,7 +80,7 @@ class _Store:
         self.registered = registered
         self.described = False
         lease = registered.lease_ms / 1000
-        seconds = min(10.0, max(1.0, lease / 3))
+        self.seconds = seconds = min(10.0, max(1.0, lease / 3))
         options: dict[str, Any] = {
             "socket_connect_timeout": seconds,
             "retry": Retry(NoBackoff(), 0),
@@ -87,11 +89,10 @@ class _Store:
         }
         self.commands: Any = Redis.from_pool(
             BlockingConnectionPool.from_url(
-                url, max_connections=COMMAND_CONNECTIONS, timeout=None, socket_timeout=seconds, **options
+                url, max_connections=COMMAND_CONNECTIONS, timeout=None, socket_timeout=None, **options
             )
         )
-        blocking = ConnectionPool.from_url(url, socket_timeout=BLOCK_MS / 1000 + seconds, **options)
-        self.blocking: Any = Redis.from_pool(blocking)
+        self.messages: Any = Redis.from_pool(ConnectionPool.from_url(url, socket_timeout=seconds, **options))
 
     @classmethod
     async def open(cls, registered: Registered) -> "_Store":
@@ -99,7 +100,7 @@ class _Store:
         return cls(registered, url)
 
     async def close(self) -> None:
-        for client in (self.commands, self.blocking):
+        for client in (self.commands, self.messages):
             try:
                 await client.aclose()
             except (exceptions.RedisError, OSError):
@@ -124,6 +125,59 @@ async def _node_url(registered: Registered) -> str:
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{node.port}"))
 
 
+class _LostReplyError(Exception):
+    """A call that must not be repeated got no reply; the store may have executed it."""
+
+
+class _Inbox:
+    """Jobs that the store sent and the worker has not begun, and what the two know of each other.
+
+    received: jobs given since the epoch began. offered: how many more the store may send. astray: some may be lost.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: deque[TakenJob] = deque()
+        self.received = 0
+        self.offered = 0
+        self.astray = True
+        self._epoch = ""
+        self._arrived = asyncio.Event()
+
+    def put(self, words: list[str], rest: bytes) -> None:
+        epoch, job, attempt, _, size = words
+        if epoch != self._epoch:
+            return  # given back since
+        self.received += 1
+        self.offered -= 1
+        split = int(size)
+        whole = split >= 0
+        self.jobs.append(
+            TakenJob(Attempt(job, int(attempt)), rest[split:] if whole else None, rest[:split] if whole else b"")
+        )
+        self._arrived.set()
+
+    def take_all(self) -> list[TakenJob]:
+        jobs = list(self.jobs)
+        self.jobs.clear()
+        return jobs
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.jobs.clear()
+        self._epoch, self.received, self.offered, self.astray = str(epoch), 0, 0, False
+
+    def mark_astray(self) -> None:
+        self.astray = True
+        self._arrived.set()
+
+    async def wait(self, seconds: float) -> None:
+        self._arrived.clear()
+        if self.jobs or self.astray:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+
+
 class RedisLink:
     """See `Link`."""
 
@@ -135,6 +189,7 @@ class RedisLink:
         self._lost_at: float | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._on_connected: Callable[[], None] = lambda: None
+        self._inbox = _Inbox()
 
     @property
     def worker(self) -> str:
@@ -169,16 +224,40 @@ class RedisLink:
                 logger.info("registered at %s as worker %s", self._registration.url, registered.worker)
                 return
 
-    async def take(self, capacity: Callable[[], int]) -> list[TakenJob]:
-        jobs = await self._call("take", self.worker, max(0, capacity()))
-        if not jobs:
-            entries = await self._read()
-            if entries:
-                jobs = await self._call("take", self.worker, max(0, capacity()), *entries)
-        return [
-            TakenJob(Attempt(identity.decode(), int(attempt)), given, request)
-            for identity, attempt, _, given, request in jobs
-        ]
+    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]]) -> list[TakenJob]:
+        inbox = self._inbox
+        if inbox.astray:
+            await self.decline(held)
+        if not inbox.jobs:
+            room = max(0, capacity())
+            if not room and not inbox.offered:
+                return []
+            jobs = await self._offer(room)
+            if jobs or not room:
+                return jobs
+            await inbox.wait(OFFER_SECONDS)
+        return [job for taken in inbox.take_all() if (job := await self._whole(taken)) is not None]
+
+    async def decline(self, held: Callable[[], list[str]]) -> None:
+        self._inbox.begin_epoch(await self._call("join", self.worker, *held()))
+
+    async def _offer(self, room: int) -> list[TakenJob]:
+        """Asks for jobs; what is left of the room is an offer to the store, which sends what comes."""
+        inbox = self._inbox
+        try:
+            rows: list[Any] = await self._call("take", self.worker, room, inbox.received, repeat=False)
+        except _LostReplyError:
+            inbox.mark_astray()  # the store may have given jobs that never came
+            return []
+        inbox.received += len(rows)
+        inbox.offered = room - len(rows)
+        return [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
+
+    async def _whole(self, job: TakenJob) -> TakenJob | None:
+        if job.input is not None:
+            return job
+        reply = await self._call("fetch", job.attempt.job, job.attempt.number)
+        return job._replace(input=reply[0], request=reply[1]) if self._counts(job.attempt, reply) else None
 
     async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
         return self._counts(attempt, await self._call("emit", attempt.job, attempt.number, first, *chunks))
@@ -208,7 +287,7 @@ class RedisLink:
         while True:
             store = self._store
             try:
-                async with store.blocking.pubsub() as subscription:
+                async with store.messages.pubsub() as subscription:
                     await subscription.ssubscribe(f"{store.registered.base}:worker:{self.worker}")
                     await self._receive(subscription, store, backoff, on_stop)
             except (exceptions.RedisError, OSError) as error:
@@ -220,11 +299,11 @@ class RedisLink:
                 await self._call("leave", self.worker)
         except (TimeoutError, LinkError, RefusedError):
             logger.warning("could not say goodbye to the store; what this worker held goes back when its lease ends")
+        await self._store.close()  # before the gateway takes its user away
         try:
             await self._registration.leave(self.worker)
         except UnreachableError as error:
             logger.warning("could not say goodbye to the gateway: %s", error)
-        await self._store.close()
 
     async def _receive(
         self, subscription: Any, store: _Store, backoff: Backoff, on_stop: Callable[[Attempt, str], None]
@@ -236,49 +315,39 @@ class RedisLink:
                 continue
             if message["type"] == "ssubscribe":
                 backoff.reset()
+                self._inbox.mark_astray()  # what was sent before may be lost
                 self._on_connected()
             elif message["type"] == "sunsubscribe":
                 raise exceptions.ConnectionError("the store moved the channel elsewhere")
             elif message["type"] == "smessage":
-                _, job, number, state = message["data"].decode().split(" ")
-                on_stop(Attempt(job, int(number)), state)
+                head, _, rest = message["data"].partition(b"\n")
+                kind, *words = head.decode().split(" ")
+                if kind == "job":
+                    self._inbox.put(words, rest)
+                else:
+                    job, number, state = words
+                    on_stop(Attempt(job, int(number)), state)
 
-    async def _read(self) -> list[Any]:
-        """Waits for one job; returns what `take` wants to know of the entries that came."""
-        store = self._store
-        registered = store.registered
-        keys = {f"{registered.base}:queue:{queue}": queue for queue in registered.queues}
-        try:
-            reply = await store.blocking.xreadgroup(
-                registered.group, registered.worker, dict.fromkeys(keys, ">"), count=1, block=BLOCK_MS
-            )
-        except (exceptions.RedisError, OSError) as error:
-            await self._recover(store, error, Backoff(0.2))
-            return []
-        self._answered()
-        found = {keys[key.decode()]: entries for key, entries in reply}
-        return [
-            value
-            for queue in registered.queues
-            for entry, fields in found.get(queue, ())
-            for value in (queue, entry, fields[b"job"])
-        ]
-
-    async def _call(self, name: str, *arguments: Any) -> Any:
+    async def _call(self, name: str, *arguments: Any, repeat: bool = True) -> Any:
         backoff = Backoff()
         while True:
             store = self._store
             function = f"{store.registered.library}_{name}"
             try:
-                reply = await store.commands.execute_command("FCALL", function, 1, store.registered.base, *arguments)
+                async with asyncio.timeout(store.seconds):
+                    reply = await store.commands.execute_command(
+                        "FCALL", function, 1, store.registered.base, *arguments
+                    )
             except (exceptions.RedisError, OSError) as error:
                 await self._recover(store, error, backoff)
+                if not repeat:
+                    raise _LostReplyError from None
             else:
                 self._answered()
                 return reply
 
     def _counts(self, attempt: Attempt, reply: Any) -> bool:
-        if isinstance(reply, list):
+        if isinstance(reply, list) and reply[0] == b"STALE":
             logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
             return False
         return True

