@@ -1,6 +1,7 @@
 """The connection to Redis or Valkey: one node, Sentinel or Cluster, and the function library in it."""
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from importlib import resources
@@ -54,6 +55,8 @@ class Store:
         self.commands = commands
         self._options = options
         self._nodes: dict[str, Redis] = {}
+        self._sentinels: list[Redis] = []
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def clustered(self) -> bool:
@@ -70,6 +73,17 @@ class Store:
         if node.name not in self._nodes:
             self._nodes[node.name] = Redis(host=node.host, port=int(node.port), **self._options)
         return self._nodes[node.name]
+
+    def look_again(self) -> None:
+        """A node was lost or has given slots away: in a cluster, asks the others who serves what now."""
+        if self.clustered and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.get_running_loop().create_task(self.learn_nodes())
+
+    async def learn_nodes(self) -> None:
+        """Asks a cluster which node serves which slots."""
+        if isinstance(self.commands, RedisCluster):
+            with contextlib.suppress(*OUTAGES, RedisError):
+                await self.commands.nodes_manager.initialize()
 
     @property
     def anywhere(self) -> dict[str, Any]:
@@ -97,8 +111,10 @@ class Store:
 
     async def close(self) -> None:
         """Closes every connection."""
+        if self._looking is not None:
+            self._looking.cancel()
         await self.commands.aclose()
-        for node in self._nodes.values():
+        for node in (*self._nodes.values(), *self._sentinels):
             await node.aclose()
 
 
@@ -178,7 +194,9 @@ async def _connect_sentinel(url: str, options: dict[str, Any]) -> Store:
     sentinel = cast(Any, Sentinel)(_addresses(url, 26379), sentinel_kwargs=sentinel_options)
     client: Redis = sentinel.master_for(name, **options)
     await cast(Any, client.ping())
-    return Store(url, client, options)
+    store = Store(url, client, options)
+    store._sentinels = list(sentinel.sentinels)
+    return store
 
 
 def _addresses(url: str, default_port: int) -> list[tuple[str, int]]:

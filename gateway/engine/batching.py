@@ -16,7 +16,15 @@ from typing import Any, cast
 
 from hiredis import pack_command
 from redis.asyncio import Redis
-from redis.exceptions import AskError, MovedError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from ..errors import Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
@@ -65,7 +73,7 @@ class Batcher:
             call.resolve(Unavailable())
             return
         if node not in self._pipes:
-            self._pipes[node] = _Pipe(node, self._resolve)
+            self._pipes[node] = _Pipe(node, self._resolve, self._store.look_again)
         self._pipes[node].add(call)
 
     def _resolve(self, call: "_Call | _Submissions", reply: Any) -> None:
@@ -147,9 +155,10 @@ class _Batch:
 class _Pipe:
     """The connection to one node. It is made when the first call comes, and again after it was lost."""
 
-    def __init__(self, node: Redis, resolve: Resolve) -> None:
+    def __init__(self, node: Redis, resolve: Resolve, lost: Callable[[], None]) -> None:
         self._node = node
         self._resolve = resolve
+        self._lost = lost
         self._waiting: list[_Call] = []
         self._arrived = asyncio.Event()
         self._under_way: deque[_Batch] = deque()
@@ -175,6 +184,7 @@ class _Pipe:
                 await self._exchange(connection)
             except (RedisError, OSError) as failure:
                 error = _translated(failure)
+                self._lost()
             finally:
                 await connection.disconnect(nowait=True)
                 self._fail(error)
@@ -200,12 +210,25 @@ class _Pipe:
             self._arrived.clear()
             waiting, self._waiting = self._waiting, []
             batch = _Batch(_gather(waiting))
-            packed = [pack_command(cast(Any, call.command())) for call in batch.calls]
+            packed = self._pack(batch)
+            if not batch.calls:
+                continue
             batch.timer = loop.call_later(SECONDS_TO_ANSWER, self._give_up, connection)
             self._under_way.append(batch)
             if len(self._under_way) >= MOST_UNDER_WAY:
                 self._room.clear()
             await connection.send_packed_command(packed, check_health=False)
+
+    def _pack(self, batch: _Batch) -> list[bytes]:
+        """What is written for a batch; a call that cannot be written fails alone."""
+        packed = []
+        for call in list(batch.calls):
+            try:
+                packed.append(pack_command(cast(Any, call.command())))
+            except Exception as error:
+                batch.calls.remove(call)
+                call.resolve(error)
+        return packed
 
     async def _receive(self, connection: Any) -> None:
         while True:
@@ -256,11 +279,14 @@ def _library_missing(reply: Any) -> bool:
     return isinstance(reply, ResponseError) and "Function not found" in str(reply)
 
 
-_TRANSIENT = ("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+# redis-py has a class of its own for most errors that pass, and takes their code off the text.
+_TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
 
 
 def _translated(error: BaseException) -> BaseException:
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
         return Unavailable("the queue store is out of memory; try again later")
-    transient = isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)
+    transient = isinstance(error, ReadOnlyError | TryAgainError) or (
+        isinstance(error, ResponseError) and str(error).startswith(_TRANSIENT)
+    )
     return Unavailable() if transient or isinstance(error, OUTAGES) else error

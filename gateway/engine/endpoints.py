@@ -89,7 +89,7 @@ class Endpoints:
             id, "", config, "created", round(time.time() * 1000), "worker_key", digest(worker_key)
         )
         if reply == b"EXISTS":
-            raise Conflict(f"there is an endpoint {id} already")
+            raise Conflict(f"there is an endpoint {id} already, or one that is not wholly deleted yet")
         return await self.get(id), worker_key
 
     async def get(self, id: str) -> Endpoint:
@@ -99,7 +99,7 @@ class Endpoints:
             NotFound: there is none with this id.
         """
         fields = await cast(Any, self._store.commands.hgetall(keys.settings(id))) if ID.fullmatch(id) else {}
-        if not fields:
+        if not fields or b"removed" in fields:
             raise NotFound(f"no endpoint {id[:80]}")
         return Endpoint(
             id,
@@ -143,9 +143,13 @@ class Endpoints:
         Raises:
             NotFound: no such endpoint.
         """
-        await self.get(id)
-        while not await self._batcher.call(keys.base(id), "remove", 500):
-            pass
+        done = -1
+        if ID.fullmatch(id):
+            # What another gateway began and did not finish can be finished here.
+            while not (done := await self._batcher.call(keys.base(id), "remove", 500)):
+                pass
+        if done < 0:
+            raise NotFound(f"no endpoint {id[:80]}")
         await cast(Any, self._store.commands.srem(keys.ENDPOINTS, id))
 
     async def _configure(self, id: str, version: str, config: Config, *more: str | int) -> Any:

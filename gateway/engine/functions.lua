@@ -45,6 +45,7 @@ local RETRYABLE = {FAILED = true, TIMED_OUT = true}
 
 -- A wake-up carries its payload up to this many bytes; beyond, it says only that there is something to read.
 local PAYLOAD_IN_WAKEUP = 65536
+local PAUSE_MS = 2000
 local IDEMPOTENCY_MS = 24 * 3600 * 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
@@ -70,6 +71,12 @@ local function pairs_of(flat)
   local table = {}
   for i = 1, #flat, 2 do table[flat[i]] = flat[i + 1] end
   return table
+end
+
+-- Whether the endpoint is there, and not being removed.
+local function exists(base)
+  local settings = load(base .. ':settings', 'version', 'removed')
+  return settings.version and not settings.removed
 end
 
 local function setting(base, name, default)
@@ -122,8 +129,13 @@ local function keep_until(base, id, at)
   redis.call('PEXPIREAT', chunks_key(base, id), at + FORGET_SLACK_MS)
 end
 
+-- Takes numbers for entries; returns the first. Taken before they are used, so that no number is ever used twice.
+local function reserve(base, queue, count)
+  return redis.call('HINCRBY', base .. ':counts', 'entries:' .. queue, count) - count + 1
+end
+
 local function enqueue(base, id, queue)
-  local entry = redis.call('HINCRBY', base .. ':counts', 'entries:' .. queue, 1) .. '-0'
+  local entry = reserve(base, queue, 1) .. '-0'
   redis.call('XADD', queue_key(base, queue), entry, 'job', id)
   redis.call('HSET', job_key(base, id), 'queue', queue, 'entry', entry)
 end
@@ -222,9 +234,9 @@ local hand_over
 -- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms')
-  if not settings.version then return redis.status_reply('NO_ENDPOINT') end
-  local counts, numbers, replies = base .. ':counts', {}, {}
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed')
+  if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
+  local numbers, replies = {}, {}
   for i = 1, #args, 10 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
@@ -250,8 +262,8 @@ local function submit(keys, args)
         replies[#replies + 1] = {'SAME', first, job.state}
       end
     else
-      local number = (numbers[queue] or tonumber(redis.call('HGET', counts, 'entries:' .. queue) or 0)) + 1
-      numbers[queue] = number
+      local number = numbers[queue] or reserve(base, queue, #args / 10)
+      numbers[queue] = number + 1
       local entry, key = number .. '-0', job_key(base, id)
       redis.call('XADD', queue_key(base, queue), entry, 'job', id)
       redis.call('HSET', key, 'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
@@ -263,7 +275,6 @@ local function submit(keys, args)
       replies[#replies + 1] = {'NEW'}
     end
   end
-  for queue, number in pairs(numbers) do redis.call('HSET', counts, 'entries:' .. queue, number) end
   hand_over(base, at)
   return replies
 end
@@ -307,8 +318,11 @@ local function begin_next(base, worker, at)
 end
 
 -- Puts a job back that was begun for a worker and never reached it; that was no try.
-local function put_back(base, id, at)
+local function put_back(base, queue, entry, id, at)
   local job = load_held(base, id)
+  if job.state ~= 'IN_PROGRESS' or job.queue ~= queue or job.entry ~= entry then
+    return drop_entry(base, queue, entry)
+  end
   redis.call('HINCRBY', job_key(base, id), 'tries', -1)
   requeue(base, id, job, 0, at)
 end
@@ -326,10 +340,15 @@ local function send(base, worker, job)
   redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
 end
 
-local function wait_for_more(base, worker, free)
+-- Sets fields of what is known of a worker; `renew` lets them live on.
+local function note(base, worker, ...)
   local key = base .. ':worker:' .. worker
-  redis.call('HSET', key, 'free', free)
-  redis.call('PEXPIRE', key, 60000, 'NX')  -- renew sets it too
+  redis.call('HSET', key, ...)
+  redis.call('PEXPIRE', key, 60000, 'NX')
+end
+
+local function wait_for_more(base, worker, free)
+  note(base, worker, 'free', free)
   redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
 end
 
@@ -369,7 +388,7 @@ local function take(keys, args)
     jobs[#jobs + 1] = job
   end
   redis.call('ZREM', base .. ':waiting', worker)
-  if #jobs > 0 then redis.call('HINCRBY', key, 'given', #jobs) end
+  if #jobs > 0 then note(base, worker, 'given', given + #jobs) end
   if #jobs < capacity then wait_for_more(base, worker, capacity - #jobs) end
   return jobs
 end
@@ -407,12 +426,13 @@ local function join(keys, args)
     if not id then
       drop_entry(base, queue, entry)
     elseif not has[id] then
-      put_back(base, id, at)
+      put_back(base, queue, entry, id, at)
     end
   end)
-  redis.call('HSET', key, 'given', 0)
+  local epoch = (redis.call('HGET', key, 'epoch') or 0) + 1
+  note(base, worker, 'given', 0, 'epoch', epoch)
   hand_over(base, at)
-  return redis.call('HINCRBY', key, 'epoch', 1)
+  return epoch
 end
 
 -- emit: job id, attempt, number of the first chunk within the attempt (from 1), chunks.
@@ -488,6 +508,7 @@ end
 -- Returns (job id, attempt, state found) for each job that the worker no longer holds.
 local function renew(keys, args)
   local base, worker, gone, at = keys[1], args[1], tonumber(args[2]), now()
+  if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
   local key, lapsed = base .. ':worker:' .. worker, {}
   redis.call('ZADD', base .. ':workers', at + gone, worker)
   redis.call('HSET', key, 'seen', at, 'concurrency', args[3], 'state', args[4])
@@ -673,10 +694,13 @@ local function purge(keys, args)
     return true
   end
   for _, queue in ipairs(QUEUES) do
-    if removed >= most then break end
     local after = '(' .. group_of(base, queue)['last-delivered-id']
-    for _, item in ipairs(redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)) do
-      if not remove(item[2][2]) then drop_entry(base, queue, item[1]) end
+    while removed < most do
+      local items = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)
+      if #items == 0 then break end
+      for _, item in ipairs(items) do
+        if not remove(item[2][2]) then drop_entry(base, queue, item[1]) end
+      end
     end
   end
   if removed < most then
@@ -691,7 +715,7 @@ end
 -- when there is no such endpoint. FAILED and TIMED_OUT both count as failed.
 local function health(keys)
   local base = keys[1]
-  if redis.call('EXISTS', base .. ':settings') == 0 then return {} end
+  if not exists(base) then return {} end
   local counts = load(base .. ':counts', 'COMPLETED', 'FAILED', 'TIMED_OUT', 'retried')
   local waiting, pending = redis.call('ZCARD', base .. ':delayed'), 0
   for _, queue in ipairs(QUEUES) do
@@ -747,6 +771,17 @@ local function recover_leases(base, most, at)
   return recovered
 end
 
+-- Whether workers are still to be given time to renew.
+local function settling(base, settle, at)
+  if settle == 0 then return false end
+  local counts = base .. ':counts'
+  local marks = load(counts, 'tended', 'settled')
+  redis.call('HSET', counts, 'tended', at)
+  if marks.tended and at - marks.tended <= PAUSE_MS then return at < tonumber(marks.settled or 0) end
+  redis.call('HSET', counts, 'settled', at + settle)
+  return true
+end
+
 -- Workers that have been silent so long that all their leases have been recovered.
 local function forget_workers(base, most, at)
   local silent = at - setting(base, 'lease_ms', 30000) - 1000
@@ -755,11 +790,13 @@ local function forget_workers(base, most, at)
   return workers
 end
 
--- upkeep: most items of each kind to handle in this call, 1 to recover leases as well.
+-- upkeep: most items of each kind to handle in this call, ms for which leases are left alone after a pause (0: none).
+-- When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not to be
+-- reached, or that all gateways were gone: they get that time before leases are taken from them.
 -- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
-  if redis.call('EXISTS', base .. ':settings') == 0 then return {0, 0, 0, 0, {}} end
+  if not exists(base) then return {0, 0, 0, 0, {}} end
   local function due(name)
     return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
   end
@@ -782,7 +819,7 @@ local function upkeep(keys, args)
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
-  local recovered = args[2] == '1' and recover_leases(base, most, at) or 0
+  local recovered = not settling(base, tonumber(args[2]), at) and recover_leases(base, most, at) or 0
   local gone = forget_workers(base, most, at)
   hand_over(base, at)
   return {recovered, #late, #ready, #over, gone}
@@ -806,12 +843,12 @@ local function configure(keys, args)
   return redis.status_reply('OK')
 end
 
--- remove: most jobs to cancel in this call. Deletes the endpoint in steps: the settings first, so that nothing new
--- comes in, then its jobs, then the rest. Returns 1 when all is done, 0 to be called again.
+-- remove: most jobs to cancel in this call. Deletes the endpoint in steps: first it is marked, so that nothing new comes
+-- in, then its jobs go, then the rest. Returns 1 when all is done, 0 to be called again, -1 when there is none.
 local function remove(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
-  redis.call('UNLINK', base .. ':settings')
-  if redis.call('EXISTS', queue_key(base, QUEUES[1])) == 0 then return 1 end
+  if redis.call('EXISTS', base .. ':settings') == 0 then return -1 end
+  redis.call('HSET', base .. ':settings', 'removed', 1)
   if purge(keys, args) == most then return 0 end
   for _, queue in ipairs(QUEUES) do
     local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, '-', '+', most)
@@ -826,8 +863,13 @@ local function remove(keys, args)
   for _, id in ipairs(ids) do forget(base, id, at) end
   if #ids == most then return 0 end
   for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', 0, -1)) do leave(keys, {worker}) end
-  for _, queue in ipairs(QUEUES) do redis.call('UNLINK', queue_key(base, queue)) end
-  redis.call('UNLINK', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
+  for _, queue in ipairs(QUEUES) do
+    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
+      redis.call('UNLINK', base .. ':worker:' .. pairs_of(consumer).name)
+    end
+    redis.call('UNLINK', queue_key(base, queue))
+  end
+  redis.call('UNLINK', base .. ':settings', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
     base .. ':workers', base .. ':waiting')
   return 1
 end

@@ -26,8 +26,9 @@ TURN_MS = 1500
 MOST_PER_CALL = 200
 
 SECONDS_TO_SETTLE = 5.0
-"""After the store was out of reach its clock has gone on while nobody could renew a lease: workers get this long to
-renew before leases are taken from them."""
+"""What workers get to renew their leases when upkeep could not run for a while; see the function."""
+
+SECONDS_BETWEEN_WARNINGS = 10.0
 
 
 class Upkeep:
@@ -39,7 +40,8 @@ class Upkeep:
         self._batcher = batcher
         self._process = process
         self._worker_gone = worker_gone
-        self._settled_at = 0.0
+        self._quiet_until = 0.0
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,18 +50,17 @@ class Upkeep:
 
     async def stop(self) -> None:
         """Ends the rounds after the call under way."""
+        self._stopping = True
         if self._task is not None:
             await end(self._task)
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 if await self._my_turn():
                     await self.round()
             except (*OUTAGES, RedisError, Unavailable) as error:
-                if time.monotonic() >= self._settled_at:
-                    logger.warning("upkeep cannot reach the store: %s", error)
-                self._settled_at = time.monotonic() + SECONDS_TO_SETTLE
+                self._tell(f"upkeep cannot reach the store: {error}")
             except Exception:
                 logger.exception("upkeep failed; trying again")
             await asyncio.sleep(SECONDS_BETWEEN_ROUNDS)
@@ -70,10 +71,22 @@ class Upkeep:
         await asyncio.gather(*(self._tend(endpoint.decode()) for endpoint in endpoints))
 
     async def _tend(self, endpoint: str) -> None:
+        try:
+            await self._tend_to(endpoint)
+        except (*OUTAGES, RedisError, Unavailable) as error:
+            self._tell(f"upkeep of endpoint {endpoint}: {error}")
+
+    def _tell(self, trouble: str) -> None:
+        """Once in a while, not in every round."""
+        if time.monotonic() >= self._quiet_until:
+            logger.warning(trouble)
+            self._quiet_until = time.monotonic() + SECONDS_BETWEEN_WARNINGS
+
+    async def _tend_to(self, endpoint: str) -> None:
         more = True
         while more:
-            leases = 1 if time.monotonic() >= self._settled_at else 0
-            done = await self._batcher.call(keys.base(endpoint), "upkeep", MOST_PER_CALL, leases)
+            settle = round(SECONDS_TO_SETTLE * 1000)
+            done = await self._batcher.call(keys.base(endpoint), "upkeep", MOST_PER_CALL, settle)
             recovered, timed_out, *_, gone = done
             more = max(*done[:4], len(gone)) >= MOST_PER_CALL
             for worker in gone:

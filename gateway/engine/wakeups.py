@@ -14,12 +14,14 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError, RedisError
 
 from ..errors import Unavailable
 from ..store import Store
@@ -118,6 +120,8 @@ class Watch:
             self._events.clear()
             self._bytes = 0
             event, size = Missed(), 0
+        if isinstance(event, Missed) and self._events and isinstance(self._events[-1], Missed):
+            return
         self._events.append(event)
         self._bytes += size
         self._arrived.set()
@@ -149,6 +153,7 @@ class Wakeups:
         self._store = store
         self._watches: dict[tuple[str, str], set[Watch]] = {}
         self._listeners: dict[Redis, _Listener] = {}
+        self._channels: dict[str, asyncio.Event] = {}
         self._draining = False
 
     async def subscribe(self, endpoint: str) -> None:
@@ -158,15 +163,31 @@ class Wakeups:
             Unavailable: when the store cannot be reached.
         """
         channel = keys.gateway_channel(endpoint, self.process)
+        subscribed = self._channels.get(channel)
+        if subscribed is None:
+            subscribed = self._channels[channel] = asyncio.Event()
+        if subscribed.is_set():
+            return
         try:
-            node = self._store.node_of(channel)
-        except (RedisError, OSError):
+            self._listener_of(channel).add(channel, subscribed)
+            async with asyncio.timeout(SECONDS_TO_SUBSCRIBE):
+                await subscribed.wait()
+        except (RedisError, OSError, TimeoutError):
             raise Unavailable from None
-        listener = self._listeners.get(node)
-        if listener is None:
-            listener = _Listener(node, self._receive, self._wake_everyone)
-            self._listeners[node] = listener
-        await listener.subscribe(channel)
+
+    def _listener_of(self, channel: str) -> "_Listener":
+        node = self._store.node_of(channel)
+        if node not in self._listeners:
+            self._listeners[node] = _Listener(node, self._receive, self._move)
+        return self._listeners[node]
+
+    async def _move(self, channels: Iterable[str]) -> None:
+        """These channels were lost with their connection, or their slot has moved: finds who serves them now."""
+        self._wake_everyone()
+        await self._store.learn_nodes()
+        for channel in channels:
+            with contextlib.suppress(RedisError, OSError):  # the next `subscribe` tries again
+                self._listener_of(channel).add(channel, self._channels[channel])
 
     def watch(self, endpoint: str, job: str) -> "_Watching":
         """A watch as a context manager; `subscribe` comes first."""
@@ -192,7 +213,11 @@ class Wakeups:
 
     def _receive(self, channel: str, message: bytes) -> None:
         head, _, payload = message.partition(b"\n")
-        header = _decode_header(head)
+        try:
+            header = _decode_header(head)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            logger.warning("a message on %s makes no sense", channel)  # workers of the endpoint can write there too
+            return
         endpoint = channel[channel.index("{") + 1 : channel.index("}")]
         for watch in self._watches.get((endpoint, header.job), ()):
             watch.put(_event(header, payload), len(payload))
@@ -221,72 +246,102 @@ class _Watching:
 
 
 class _Listener:
-    """The subscriptions at one node. After a lost connection it subscribes again and has everyone look again."""
+    """The subscriptions at one node. Whatever is lost goes to `move`, which finds the node that serves it now."""
 
-    def __init__(self, node: Redis, receive: Callable[[str, bytes], None], wake_everyone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        node: Redis,
+        receive: Callable[[str, bytes], None],
+        move: Callable[[Iterable[str]], Awaitable[None]],
+    ) -> None:
         self._node = node
         self._receive = receive
-        self._wake_everyone = wake_everyone
+        self._move = move
         self._channels: dict[str, asyncio.Event] = {}
-        self._pubsub: Any = None
+        self._wanted: deque[str] = deque()
+        self._changed = asyncio.Event()
         self._failures = 0
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def subscribe(self, channel: str) -> None:
-        subscribed = self._channels.get(channel)
-        if subscribed is not None and subscribed.is_set():
-            return
-        if subscribed is None:
-            subscribed = self._channels[channel] = asyncio.Event()
-            if self._pubsub is not None:
-                with contextlib.suppress(RedisError, OSError):  # _run notices too, and subscribes again
-                    await self._pubsub.ssubscribe(channel)
-        try:
-            async with asyncio.timeout(SECONDS_TO_SUBSCRIBE):
-                await subscribed.wait()
-        except TimeoutError:
-            raise Unavailable from None
+    def add(self, channel: str, subscribed: asyncio.Event) -> None:
+        """Subscribes; the event is set when that is done."""
+        if channel not in self._channels:
+            self._channels[channel] = subscribed
+            self._wanted.append(channel)
+            self._changed.set()
 
     async def close(self) -> None:
         await end(self._task)
 
     async def _run(self) -> None:
         while True:
-            self._pubsub = cast(Any, self._node.pubsub())
+            await self._changed.wait()
+            pubsub = cast(Any, self._node.pubsub())
             try:
-                for channel in list(self._channels):
-                    await self._pubsub.ssubscribe(channel)
-                await self._listen(self._pubsub)
+                await self._serve(pubsub)
             except (RedisError, OSError) as error:
                 logger.warning("lost the connection for wake-ups (%s); connecting again", error or type(error).__name__)
             finally:
-                pubsub, self._pubsub = self._pubsub, None
-                for subscribed in self._channels.values():
-                    subscribed.clear()
                 await pubsub.aclose()
+            lost = self._forget(list(self._channels))
             self._failures = min(self._failures + 1, 6)
             await asyncio.sleep(random.uniform(0.5, 1) * min(2.0, 0.05 * 2**self._failures))  # noqa: S311
+            await self._move(lost)
+
+    def _forget(self, channels: Iterable[str]) -> list[str]:
+        forgotten = [channel for channel in channels if channel in self._channels]
+        for channel in forgotten:
+            self._channels.pop(channel).clear()
+        self._wanted = deque(channel for channel in self._wanted if channel in self._channels)
+        return forgotten
+
+    async def _serve(self, pubsub: Any) -> None:
+        """Subscribes to what is wanted and listens, until one of the two fails."""
+        await self._subscribe(pubsub)
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._keep_subscribing(pubsub)), loop.create_task(self._listen(pubsub))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                await end(task)
+
+    async def _keep_subscribing(self, pubsub: Any) -> None:
+        while True:
+            await self._changed.wait()
+            await self._subscribe(pubsub)
+
+    async def _subscribe(self, pubsub: Any) -> None:
+        self._changed.clear()
+        while self._wanted:
+            await pubsub.ssubscribe(self._wanted.popleft())
 
     async def _listen(self, pubsub: Any) -> None:
-        to_come = len(self._channels)
         pinged = False
         while True:
-            message = await pubsub.get_message(timeout=SECONDS_TO_PING)
+            try:
+                message = await pubsub.get_message(timeout=SECONDS_TO_PING)
+            except MovedError as error:
+                await self._let_go(slot=error.slot_id)
+                continue
             if message is None:
                 if pinged:
-                    raise ConnectionError("no answer to a ping")
+                    raise RedisConnectionError("no answer to a ping")
                 await pubsub.ping()
                 pinged = True
                 continue
             pinged = False
-            kind = message["type"]
-            if kind == "smessage":
-                self._receive(message["channel"].decode(), message["data"])
-            elif kind == "ssubscribe":
+            channel = message["channel"].decode() if message["channel"] else ""
+            if message["type"] == "smessage":
+                self._receive(channel, message["data"])
+            elif message["type"] == "ssubscribe" and channel in self._channels:
                 self._failures = 0
-                self._channels[message["channel"].decode()].set()
-                to_come -= 1
-                if to_come == 0:
-                    self._wake_everyone()
-            elif kind == "sunsubscribe":
-                raise ConnectionError("the node no longer serves a channel of ours")
+                self._channels[channel].set()
+            elif message["type"] == "sunsubscribe":
+                await self._move(self._forget([channel]))
+
+    async def _let_go(self, slot: int) -> None:
+        """The node answered that another one serves this slot."""
+        await self._move(self._forget([name for name in self._channels if key_slot(name.encode()) == slot]))

@@ -1,0 +1,465 @@
+"""The functions against a small model: any sequence of calls leaves the store in the state that the model says."""
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import redis
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from gateway.engine import keys
+
+from ..stores import Running, Server
+from .driver import CLOCKED, GROUP, LEASE_MS, QUEUES, clocked_source, text
+
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
+WORKERS = ("w1", "w2", "w3")
+
+# The model counts only the time that the test lets pass, in steps of ten seconds; all deadlines lie five seconds beside
+# them, so that the few moments that the test itself takes do not matter.
+STEP_MS = 10_000
+TIMEOUT_MS = 35_000
+TTL_MS = 155_000
+RETENTION_MS = 65_000
+DELAY_MS = 15_000
+
+
+# All that the store knows of an endpoint, as JSON: {job: [fields, chunks]}, {queue: jobs}, [[job, worker] of each
+# lease], {key: ms to live, -1 for ever}. Lists begin with '-', since an empty table would become an object.
+LOOK = """
+local base, jobs, queues, leases, lifetimes = KEYS[1], {}, {}, {'-'}, {}
+for i = 1, 4 do
+  local stream, queue = base .. ':queue:' .. ARGV[i], {'-'}
+  for _, item in ipairs(redis.call('XRANGE', stream, '-', '+')) do queue[#queue + 1] = item[2][2] end
+  queues[ARGV[i]] = queue
+  for _, item in ipairs(redis.call('XPENDING', stream, 'workers', '-', '+', 1000)) do
+    leases[#leases + 1] = {redis.call('XRANGE', stream, item[1], item[1])[1][2][2], item[2]}
+  end
+end
+for i = 5, #ARGV do
+  local chunks = {'-'}
+  for _, item in ipairs(redis.call('XRANGE', base .. ':chunks:' .. ARGV[i], '-', '+')) do
+    chunks[#chunks + 1] = {string.match(item[1], '%d+'), item[2][2]}
+  end
+  local fields = redis.call('HMGET', base .. ':job:' .. ARGV[i], 'state', 'attempt', 'tries', 'output', 'error')
+  jobs[ARGV[i]] = {fields, chunks}
+end
+for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
+  lifetimes[string.sub(key, #base + 2)] = redis.call('PTTL', key)
+end
+return cjson.encode({jobs, queues, leases, lifetimes})
+"""
+
+
+@dataclass
+class Job:
+    id: str
+    low: bool
+    forgotten_at: int
+    state: str = "IN_QUEUE"
+    place: str = "queued"  # queued, running, delayed, none
+    attempt: int = 0
+    tries: int = 0
+    worker: str | None = None
+    ends_at: int = 0
+    ready_at: int = 0
+    committed: int = 0
+    result: str | None = None
+    position: int = 0
+    chunks: list[tuple[int, str]] = field(default_factory=list)
+    written: int = 0
+    mark: int = 0
+
+
+class Machine(RuleBasedStateMachine):
+    client: "redis.Redis"
+    endpoints = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = keys.base(f"model-{next(self.endpoints)}")
+        self.now = 0
+        self.jobs: dict[str, Job] = {}
+        self.gone: set[str] = set()
+        self.queues: dict[str, list[str]] = {queue: [] for queue in QUEUES}
+        self.counts = dict.fromkeys(("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "retried"), 0)
+        self.ids = itertools.count(1)
+
+    def call(self, function: str, *arguments: str | int) -> Any:
+        return text(self.client.fcall(f"{CLOCKED}_{function}", 1, self.base, *arguments))
+
+    def raw(self, command: str, key: str, *arguments: str | int) -> Any:
+        script = "return redis.call(unpack(ARGV))"
+        return text(self.client.eval(script, 1, self.base, command, f"{self.base}:{key}", *arguments))
+
+    # The model's own steps
+
+    def are(self, *places: str) -> bool:
+        """Whether there are jobs in such places."""
+        return any(job.place in places for job in self.jobs.values())
+
+    def pick(self, data: st.DataObject, *places: str) -> Job:
+        jobs = [job for job in self.jobs.values() if not places or job.place in places]
+        return data.draw(st.sampled_from(jobs), label="job")
+
+    def pick_mostly_running(self, data: st.DataObject) -> Job:
+        running = self.are("running") and data.draw(st.integers(0, 4), label="of five") < 4
+        return self.pick(data, "running") if running else self.pick(data)
+
+    def enqueue(self, job: Job, front: bool) -> None:
+        queue = ("low" if job.low else "normal") + (":again" if front else "")
+        job.state, job.place, job.worker = "IN_QUEUE", "queued", None
+        self.queues[queue].append(job.id)
+
+    def detach(self, job: Job) -> None:
+        for queue in self.queues.values():
+            if job.id in queue:
+                queue.remove(job.id)
+
+    def end(self, job: Job, state: str, result: str | None) -> None:
+        self.detach(job)
+        job.state, job.place, job.result = state, "none", result
+        job.forgotten_at = self.now + RETENTION_MS
+        self.counts[state] += 1
+
+    def lose(self, job: Job, reason: str) -> None:
+        if job.tries >= self.attempts:
+            self.end(job, "FAILED", f"{reason} (attempt {job.tries} of {self.attempts})")
+            return
+        self.detach(job)
+        self.counts["retried"] += 1
+        if self.delay:
+            job.state, job.place, job.worker, job.ready_at = "IN_QUEUE", "delayed", None, self.now + self.delay
+        else:
+            self.enqueue(job, front=True)
+
+    def start(self, job: Job, worker: str) -> None:
+        job.state, job.place, job.worker = "IN_PROGRESS", "running", worker
+        job.attempt, job.tries = job.attempt + 1, job.tries + 1
+        job.ends_at, job.written, job.chunks = self.now + TIMEOUT_MS, 0, []
+
+    def forget(self, job: Job) -> None:
+        self.detach(job)
+        del self.jobs[job.id]
+        self.gone.add(job.id)
+
+    # What clients and workers do
+
+    @initialize(attempts=st.integers(1, 3), delay=st.sampled_from([0, DELAY_MS]))
+    def make_endpoint(self, attempts: int, delay: int) -> None:
+        self.attempts, self.delay = attempts, delay
+        options: dict[str | int, int] = {
+            "attempts": attempts,
+            "retry_delay_ms": delay,
+            "timeout_ms": TIMEOUT_MS,
+            "lease_ms": LEASE_MS,
+        }
+        assert self.call("configure", "", *(part for pair in options.items() for part in pair)) == "OK"
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        """One of the calls that can do something now, the telling ones more often. (As rules of their own they are not
+        drawn evenly enough: most histories would hardly begin a job.)"""
+        weights = {self.submit: 2}
+        if self.are("queued"):
+            weights |= {self.take: 5}
+        if any(job.attempt for job in self.jobs.values()):
+            weights |= {self.emit: 6, self.progress: 2, self.finish: 3, self.give_attempt_up: 3, self.renew: 2}
+        if self.are("running"):
+            weights |= {self.let_lease_end: 2, self.leave: 1, self.join: 1}
+        if self.are("running", "delayed", "none"):
+            weights |= {self.let_time_pass: 2, self.meet_a_leftover: 1}
+        if self.are("none"):
+            weights |= {self.retry: 3}
+        if self.jobs:
+            weights |= {self.cancel: 2, self.poll: 3}
+        if self.are("queued", "delayed") and len(self.jobs) > 4:
+            weights |= {self.purge: 1}
+        calls = [call for call, weight in weights.items() for _ in range(weight)]
+        call = calls[data.draw(st.integers(0, len(calls) - 1), label="of the possible calls")]
+        note(call.__name__)
+        call(data)
+
+    def submit(self, data: st.DataObject) -> None:
+        low, count = data.draw(st.booleans(), label="low"), data.draw(st.integers(1, 4), label="count")
+        arguments: list[str | int] = []
+        for _ in range(count):
+            job = Job(f"j{next(self.ids)}", low, self.now + TTL_MS)
+            self.jobs[job.id] = job
+            self.enqueue(job, front=False)
+            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
+        assert self.call("submit", *arguments) == [["NEW"]] * count
+
+    def join(self, data: st.DataObject) -> None:
+        """A worker comes back and has only some of its jobs; the others never reached it."""
+        worker = data.draw(st.sampled_from(WORKERS), label="worker")
+        held = self.held_by(worker)
+        has = [id for id in held if data.draw(st.booleans(), label=id)]
+        self.call("join", worker, *has)
+        for id in held:
+            if id not in has:
+                self.jobs[id].tries -= 1
+                self.detach(self.jobs[id])
+                self.enqueue(self.jobs[id], front=True)
+
+    def held_by(self, worker: str) -> list[str]:
+        return [self._job_at(queue, entry) for queue, entry, owner in self.leases() if owner == worker]
+
+    def take(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(WORKERS), label="worker")
+        self.take_up_to(worker, data.draw(st.sampled_from([1, 2, 3, 4, 0]), label="capacity"))
+
+    def take_up_to(self, worker: str, capacity: int) -> None:
+        expected: list[str] = []
+        for queue in QUEUES:
+            while self.queues[queue] and len(expected) < capacity:
+                expected.append(self.queues[queue].pop(0))
+                self.start(self.jobs[expected[-1]], worker)
+
+        taken = self.call("take", worker, capacity)
+
+        assert [(job[0], job[1]) for job in taken] == [(id, self.jobs[id].attempt) for id in expected]
+
+    def emit(self, data: st.DataObject) -> None:
+        back = data.draw(st.sampled_from([0, 0, 0, 1, 2]), label="back")
+        repeat = data.draw(st.booleans(), label="repeat")
+        job = self.pick_mostly_running(data)
+        attempt = max(job.attempt - back, 0)
+        first = job.written if repeat and job.written else job.written + 1
+        reply = self.call("emit", job.id, attempt, first, f"{attempt}.{first}", f"{attempt}.{first + 1}")
+        if job.place != "running" or attempt != job.attempt:
+            assert reply == ["STALE", job.state]
+            return
+        assert reply == "OK"
+        for number in range(job.written + 1, first + 2):
+            job.position += 1
+            job.chunks.append((job.position, f"{attempt}.{number}"))
+        job.written = first + 1
+
+    def progress(self, data: st.DataObject) -> None:
+        back = data.draw(st.sampled_from([0, 0, 1]), label="back")
+        job = self.pick_mostly_running(data)
+        reply = self.call("progress", job.id, job.attempt - back, "50")
+        assert reply == ("OK" if job.place == "running" and not back else ["STALE", job.state])
+
+    def finish(self, data: st.DataObject) -> None:
+        back = data.draw(st.sampled_from([0, 0, 1]), label="back")
+        failed = data.draw(st.booleans(), label="failed")
+        job = self.pick_mostly_running(data)
+        attempt, result = max(job.attempt - back, 0), f"result of {job.attempt - back}"
+        state, name = ("FAILED", "error") if failed else ("COMPLETED", "output")
+        reply = self.call("finish", job.id, attempt, state, name, result)
+        if job.place == "running" and not back:
+            assert reply == "OK"
+            job.committed = attempt
+            self.end(job, state, result)
+        else:
+            assert reply == ("OK" if attempt and attempt == job.committed else ["STALE", job.state])
+
+    def give_attempt_up(self, data: st.DataObject) -> None:
+        back = data.draw(st.sampled_from([0, 0, 1]), label="back")
+        job = self.pick_mostly_running(data)
+        reply = self.call("lose", job.id, job.attempt - back, "gave up")
+        if job.place == "running" and not back:
+            assert reply == "OK"
+            self.lose(job, "gave up")
+        else:
+            assert reply == ["STALE", job.state]
+
+    def cancel(self, data: st.DataObject) -> None:
+        job = self.pick(data)
+        if job.state not in FINAL:
+            self.end(job, "CANCELLED", None)
+        assert self.call("cancel", job.id)[0] == job.state
+
+    def retry(self, data: st.DataObject) -> None:
+        job = self.pick(data, "none")
+        reply = self.call("retry", job.id)
+        if job.state not in ("FAILED", "TIMED_OUT"):
+            assert reply == ["STATE", job.state]
+            return
+        assert reply == "OK"
+        job.tries, job.result, job.chunks, job.mark = 0, None, [], job.position
+        job.forgotten_at = self.now + TTL_MS
+        self.enqueue(job, front=False)
+        self.counts["retried"] += 1
+
+    def poll(self, data: st.DataObject) -> None:
+        job = self.pick(data)
+        described, _, chunks = self.call("poll", job.id, "")
+        assert described[0] == job.state
+        assert chunks == [chunk for position, chunk in job.chunks if position > job.mark]
+        job.mark = max([job.mark, *(position for position, _ in job.chunks)])
+
+    def let_lease_end(self, data: st.DataObject) -> None:
+        """A worker is silent for longer than its lease, and upkeep comes by."""
+        job = self.pick(data, "running")
+        (queue, entry, worker) = next(lease for lease in self.leases() if self._job_at(*lease[:2]) == job.id)
+        self.raw("XCLAIM", f"queue:{queue}", GROUP, worker, 0, entry, "IDLE", LEASE_MS + 1, "JUSTID")
+        self.pass_time(0, [job])
+
+    def let_time_pass(self, data: st.DataObject) -> None:
+        steps = data.draw(st.integers(1, 4), label="steps")
+        self.pass_time(steps * STEP_MS, [])
+
+    def make_ready(self, ready: list[Job]) -> None:
+        """Queues delayed jobs by the time for which they waited; the model does not tell moments of one step apart."""
+        queued = [fields[1] for queue in QUEUES for _, fields in self.raw("XRANGE", f"queue:{queue}", "-", "+")]
+        places = {id: place for place, id in enumerate(queued)}
+        for job in sorted(ready, key=lambda job: (job.ready_at, places.get(job.id, 0))):
+            self.enqueue(job, front=True)
+
+    def pass_time(self, ms: int, silent: list[Job]) -> None:
+        self.now += ms
+        self.raw("INCRBY", "clock", ms)
+        self.call("upkeep", 1000, 1)
+        jobs = list(self.jobs.values())
+        for job in jobs:
+            if job.place == "running" and job.ends_at <= self.now:
+                text = f"the job ran longer than its executionTimeout of {TIMEOUT_MS} ms"
+                self.end(job, "TIMED_OUT", text)
+        self.make_ready([job for job in jobs if job.place == "delayed" and job.ready_at <= self.now])
+        for job in jobs:
+            if job.forgotten_at <= self.now:
+                self.forget(job)
+        for job in silent:
+            if job.id in self.jobs:
+                self.lose(job, f"the worker gave no sign of life for {LEASE_MS} ms")
+
+    def renew(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(WORKERS), label="worker")
+        jobs = [job for job in self.jobs.values() if job.attempt]
+        asked = data.draw(st.lists(st.sampled_from(jobs), unique_by=lambda job: job.id, max_size=4), label="jobs")
+        lapsed = self.call(
+            "renew", worker, 10**9, 1, "ready", "", *(part for job in asked for part in (job.id, job.attempt))
+        )
+        expected: list[str] = []
+        for job in asked:
+            if job.place != "running":
+                expected += [job.id, str(job.attempt), job.state]
+            elif job.worker != worker:
+                expected += [job.id, str(job.attempt), "LOST"]
+        assert lapsed == expected
+
+    def leave(self, data: st.DataObject) -> None:
+        self.let_go(data.draw(st.sampled_from(WORKERS), label="worker"))
+
+    def let_go(self, worker: str) -> None:
+        held = self.held_by(worker)
+        assert self.call("leave", worker) == len(held)
+        for id in held:
+            self.lose(self.jobs[id], f"worker {worker} left before the job ended")
+
+    def purge(self, data: st.DataObject) -> None:
+        waiting = [job for job in self.jobs.values() if job.place in ("queued", "delayed")]
+        assert self.call("purge", 1000) == len(waiting)
+        for job in waiting:
+            self.end(job, "CANCELLED", None)
+
+    def meet_a_leftover(self, data: st.DataObject) -> None:
+        """The same job in the queue a second time; the worker that gets the entry drops it."""
+        job = self.pick(data, "running", "none", "delayed")
+        number = self.raw("HINCRBY", "counts", "entries:normal:again", 1)
+        self.raw("XADD", "queue:normal:again", f"{number}-0", "job", job.id)
+        self.take_up_to("w1", len(self.queues["normal:again"]) + 1)
+
+    # What must hold at any time
+
+    def leases(self) -> list[tuple[str, str, str]]:
+        return [
+            (queue, item[0], item[1])
+            for queue in QUEUES
+            for item in self.raw("XPENDING", f"queue:{queue}", GROUP, "-", "+", 1000)
+        ]
+
+    def _job_at(self, queue: str, entry: str) -> str:
+        return cast(str, self.raw("XRANGE", f"queue:{queue}", entry, entry)[0][1][1])
+
+    @invariant()
+    def the_store_is_as_the_model_says(self) -> None:
+        jobs, queues, leases, lifetimes = json.loads(
+            cast(bytes, self.client.eval(LOOK, 1, self.base, *QUEUES, *self.jobs))
+        )
+        self.check_jobs(jobs)
+        self.check_queues({queue: ids[1:] for queue, ids in queues.items()})
+        held = [[job.id, job.worker] for job in self.jobs.values() if job.place == "running"]
+        assert sorted(leases[1:]) == sorted(held), "each lease has its job"
+        for key, ms in lifetimes.items():
+            assert ms > 0 or key in self.lasting(), f"{key} expires or is known"
+        assert not {f"job:{id}" for id in self.gone} & lifetimes.keys()
+
+    def check_jobs(self, found: dict[str, Any]) -> None:
+        for job in self.jobs.values():
+            fields, chunks = found[job.id]
+            state, attempt, tries, output, error = (field or None for field in fields)
+            assert (state, int(attempt or 0), int(tries or 0), output or error) == (
+                job.state, job.attempt, job.tries, job.result,
+            )  # fmt: skip
+            assert job.tries <= self.attempts
+            assert [(int(position), chunk) for position, chunk in chunks[1:]] == job.chunks
+
+    def check_queues(self, found: dict[str, list[str]]) -> None:
+        expected = [job.id for job in self.jobs.values() if job.place in ("queued", "running")]
+        assert sorted(id for ids in found.values() for id in ids) == sorted(expected), "each has one entry"
+        for queue, waiting in self.queues.items():
+            assert [id for id in found[queue] if self.jobs[id].place == "queued"] == waiting
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        health = self.call("health")
+        places = [job.place for job in self.jobs.values()]
+        assert health[:5] == [
+            self.counts["COMPLETED"],
+            self.counts["FAILED"] + self.counts["TIMED_OUT"],
+            places.count("running"),
+            places.count("queued") + places.count("delayed"),
+            self.counts["retried"],
+        ]
+        assert health[2] + health[3] == sum(job.state not in FINAL for job in self.jobs.values())
+
+    def lasting(self) -> set[str]:
+        queues = {f"queue:{queue}" for queue in QUEUES}
+        return queues | {"settings", "counts", "clock", "lifetimes", "timeouts", "delayed", "workers", "waiting"}
+
+    def keys(self) -> set[str]:
+        found = cast(list[bytes], self.client.keys(f"{self.base}:*"))
+        return {key.decode().removeprefix(f"{self.base}:") for key in found}
+
+    def teardown(self) -> None:
+        """All jobs end, all workers go, all time passes: nothing is left but the endpoint."""
+        if not self.keys():
+            return
+        for worker in WORKERS:
+            self.let_go(worker)
+        for job in self.jobs.values():
+            self.call("cancel", job.id)
+        self.call("purge", 1000)
+        assert [self.raw("XLEN", f"queue:{queue}") for queue in QUEUES] == [0] * 4
+        self.raw("INCRBY", "clock", TTL_MS)
+        self.call("upkeep", 1000, 1)
+        assert self.keys() == self.lasting() - {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
+        self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))
+
+
+def test_any_history_follows_the_model(server: Running) -> None:
+    assert isinstance(server, Server)
+    with server.client as Machine.client:
+        Machine.client.function_load(clocked_source(), replace=True)
+        bounds = settings(
+            max_examples=120,
+            database=None,
+            stateful_step_count=50,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        )
+        run_state_machine_as_test(Machine, settings=bounds)
