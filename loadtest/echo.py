@@ -9,7 +9,7 @@ from gateway.server import configuration, listen
 from gateway.settings import Settings
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+async def echo(_: Scope, receive: Receive, send: Send) -> None:
     """Answers with the request's body."""
     body, more = b"", True
     while more:

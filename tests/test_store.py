@@ -112,7 +112,7 @@ async def test_a_sentinel_leads_to_the_primary(tmp_path: Path) -> None:
             assert await serves(store)
             info = await cast(Any, store.commands.info("server"))
         assert info["tcp_port"] == watched.primary.port
-        # Once a fault: the clients that ask the Sentinels are never closed, which a warning says once they are collected.
+        # Once: the clients that ask the Sentinels are never closed, which a warning says once they are collected.
         del store
         gc.collect()
     finally:

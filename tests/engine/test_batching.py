@@ -176,7 +176,7 @@ async def test_a_full_store_refuses_jobs_and_lets_running_ones_end(
 async def test_a_store_that_has_become_a_replica_is_unavailable(
     own_store: Store, own_batcher: Batcher, own_driver: Driver
 ) -> None:
-    # Once a fault: redis-py takes the code off the text of the errors that it knows, so `startswith("READONLY")` never holds.
+    # Once: redis-py takes the code off the text of the errors that it knows, so `startswith("READONLY")` never holds.
     await own_store.commands.execute_command("REPLICAOF", "127.0.0.1", "1")
 
     with pytest.raises(Unavailable):
@@ -233,7 +233,7 @@ async def test_a_store_that_does_not_answer_is_unavailable(
 async def test_an_argument_that_cannot_be_sent_harms_no_other_call(
     batcher: Batcher, driver: Driver, argument: Any
 ) -> None:
-    # Once a fault: the error comes up while a batch is packed and ends the task of the connection, so that no later call is
+    # Once: the error comes up while a batch is packed and ends the task of the connection, so that no later call is
     # ever answered.
     async with asyncio.timeout(2):
         with pytest.raises((TypeError, ValueError)):

@@ -106,7 +106,7 @@ async def test_a_slot_that_was_moved_is_followed(cluster: Cluster, engine: Engin
 
 
 async def test_a_slot_that_was_moved_takes_no_wakeups_from_other_endpoints(cluster: Cluster, engine: Engine) -> None:
-    # Once a fault: the listener goes on to subscribe at the old node, which answers MOVED; that ends the connection each time,
+    # Once: the listener goes on to subscribe at the old node, which answers MOVED; that ends the connection each time,
     # with all channels of all other endpoints at this node.
     moved, staying = [await driver_on(engine.store, cluster.nodes[0], number) for number in (0, 1)]
     job = await staying.begin(watcher=engine.wakeups.process)
@@ -129,7 +129,7 @@ async def test_a_slot_that_was_moved_takes_no_wakeups_from_other_endpoints(clust
 
 
 async def test_slots_of_a_lost_node_are_served_by_the_one_that_took_them_over(cluster: Cluster, engine: Engine) -> None:
-    # Once a fault: the map of the slots is read again only when the cluster client itself meets an error. The batcher's own
+    # Once: the map of the slots is read again only when the cluster client itself meets an error. The batcher's own
     # connections do not tell it, so that after a fail-over the endpoints of the lost node stay unavailable.
     lost, heir, other = cluster.nodes
     driver = await driver_on(engine.store, lost)

@@ -150,7 +150,7 @@ class TestDelete:
         assert await driver.keys() == set()
 
     async def test_that_was_cut_short_can_be_done_again(self, endpoints: Endpoints, driver: Driver) -> None:
-        # Once a fault: a gateway that is killed in the middle leaves the endpoint without its settings. `delete` then says
+        # Once: a gateway that is killed in the middle leaves the endpoint without its settings. `delete` then says
         # that there is none, `create` fails since the queues are there, upkeep passes it by: the id is lost and its
         # keys stay for ever.
         await endpoints.create(driver.endpoint, Config())

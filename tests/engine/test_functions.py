@@ -57,7 +57,7 @@ class TestSubmit:
         assert job.timeout == 600_000
 
     async def test_an_error_in_a_batch_does_not_stop_the_queue(self, driver: Driver) -> None:
-        # Once a fault: the numbers of the entries are stored only at the end, so that an error in between leaves the queue
+        # Once: the numbers of the entries are stored only at the end, so that an error in between leaves the queue
         # with an entry of a number that the next submission tries to use again, for ever.
         broken = [*driver.submission("a"), *driver.submission("b")]
         broken[14] = "not a number"
@@ -339,7 +339,7 @@ class TestJoin:
                 assert await listening.jobs(1) == [job.id]
 
     async def test_drops_a_lease_whose_job_is_gone(self, driver: Driver) -> None:
-        # Once a fault: `put_back` does not look whether the job is there.
+        # Once: `put_back` does not look whether the job is there.
         job = await driver.begin("w")
         await driver.key("UNLINK", f"job:{job.id}")
 
@@ -348,7 +348,7 @@ class TestJoin:
             assert await driver.key("EXISTS", f"job:{job.id}") == 0
 
     async def test_takes_no_job_from_another_worker(self, driver: Driver) -> None:
-        # Once a fault: nor whether this entry is the one that the job names.
+        # Once: nor whether this entry is the one that the job names.
         job = await driver.begin("v")
         await driver.key("XADD", "queue:normal", "1000-0", "job", job.id)
         await driver.deliver("w")
@@ -359,7 +359,7 @@ class TestJoin:
             assert await driver.leases() == []
 
     async def test_of_a_worker_that_dies_at_once_leaves_nothing_for_ever(self, driver: Driver) -> None:
-        # Once a fault: `join` and `take` make `:worker:<id>` again, which then has no end unless `renew` follows.
+        # Once: `join` and `take` make `:worker:<id>` again, which then has no end unless `renew` follows.
         async with await driver.join("w"):
             pass
         await driver.submit()

@@ -148,7 +148,7 @@ class TestPurge:
         assert await driver.state(job.id) == "CANCELLED"
 
     async def test_fewer_than_asked_for_means_that_none_are_left(self, driver: Driver) -> None:
-        # Once a fault: leftovers count against the number asked for, so that the last step leaves jobs behind.
+        # Once: leftovers count against the number asked for, so that the last step leaves jobs behind.
         leftover = await driver.begin()
         for number in (1000, 1001, 1002):
             await driver.key("XADD", "queue:normal", f"{number}-0", "job", leftover.id)

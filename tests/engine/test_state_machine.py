@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
     def pass_time(self, ms: int, silent: list[Job]) -> None:
         self.now += ms
         self.raw("INCRBY", "clock", ms)
-        self.call("upkeep", 1000, 1)
+        self.call("upkeep", 1000, 0)
         jobs = list(self.jobs.values())
         for job in jobs:
             if job.place == "running" and job.ends_at <= self.now:
@@ -445,7 +445,7 @@ class Machine(RuleBasedStateMachine):
         self.call("purge", 1000)
         assert [self.raw("XLEN", f"queue:{queue}") for queue in QUEUES] == [0] * 4
         self.raw("INCRBY", "clock", TTL_MS)
-        self.call("upkeep", 1000, 1)
+        self.call("upkeep", 1000, 0)
         assert self.keys() == self.lasting() - {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
         self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))
 

@@ -251,7 +251,7 @@ async def test_the_rest_goes_on_while_leases_settle(
 async def test_a_store_that_froze_costs_nobody_a_lease(
     make: Make, own_server: Server, own_driver: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once a fault: a store that is frozen for less than the client's timeout raises nothing, so nothing settles, and what
+    # Once: a store that is frozen for less than the client's timeout raises nothing, so nothing settles, and what
     # could not be renewed meanwhile is taken at once. Nor does it help to watch how long the calls take: the one under
     # way is executed after the freeze. The function itself can see that its last round was too long ago.
     job = await own_driver.begin()
@@ -274,7 +274,7 @@ async def test_a_store_that_froze_costs_nobody_a_lease(
 async def test_workers_get_time_to_renew_when_upkeep_begins(
     make: Make, own_driver: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Once a fault: when store and gateway were down together, nobody could renew; the first round takes all leases at once.
+    # Once: when store and gateway were down together, nobody could renew; the first round takes all leases at once.
     job = await own_driver.begin()
     await own_driver.silence()
     instance = make("p")
@@ -292,7 +292,7 @@ async def test_workers_get_time_to_renew_when_upkeep_begins(
 async def test_one_broken_endpoint_does_not_stop_the_others(
     make: Make, own_store: Store, own_driver: Driver, clock: Clock
 ) -> None:
-    # Once a fault: an error of one endpoint counts as an outage of the store: leases are not recovered anywhere as long as
+    # Once: an error of one endpoint counts as an outage of the store: leases are not recovered anywhere as long as
     # the endpoint stays broken. In a cluster, one node that is down does the same to the endpoints of the others.
     broken = await add_endpoint(own_store, "a-broken-one")
     await broken.key("DEL", "queue:low")
@@ -324,7 +324,7 @@ async def test_stop_ends_the_rounds(make: Make, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_stop_ends_the_rounds_even_when_the_client_swallows_the_cancellation() -> None:
-    # Once a fault: asyncio.wait_for of Python 3.11, which redis-py uses for writing, drops a cancellation that comes just as
+    # Once: asyncio.wait_for of Python 3.11, which redis-py uses for writing, drops a cancellation that comes just as
     # the write is done. `stop` then waits for ever for a task that goes on. (A flag beside the cancellation would end
     # it; the listener of the wake-ups and the connection of the batcher stop in the same way.)
     asked = asyncio.Event()

@@ -119,7 +119,7 @@ async def test_a_reader_that_is_too_slow_is_told_to_look_again(
 
 
 async def test_a_reader_that_never_reads_keeps_a_bounded_number_of_events() -> None:
-    # Once a fault: only payload bytes are counted, so that events without any pile up: `Missed` after each large message and
+    # Once: only payload bytes are counted, so that events without any pile up: `Missed` after each large message and
     # after each reconnect.
     watch = Watch()
     for _ in range(10_000):
@@ -229,7 +229,7 @@ async def test_a_lost_connection_tells_everyone_and_comes_back(engine: Engine, d
 
 
 async def test_many_endpoints_can_be_subscribed_at_once(engine: Engine, driver: Driver) -> None:
-    # Once a fault: while the first subscription connects, the next ones use the same PubSub and connect too; all but the last
+    # Once: while the first subscription connects, the next ones use the same PubSub and connect too; all but the last
     # connection are lost with what was subscribed on them, and `subscribe` gives up after five seconds.
     endpoints = [driver.endpoint, *(f"{driver.endpoint}-{i}" for i in range(20))]
     await driver.store.node_of(driver.base).connection_pool.disconnect()
@@ -248,7 +248,7 @@ async def test_many_endpoints_can_be_subscribed_at_once(engine: Engine, driver: 
 
 
 async def test_a_message_that_makes_no_sense_does_no_harm(engine: Engine, driver: Driver) -> None:
-    # Once a fault: an error in `_receive` ends the listener's task for good. A worker may write to the channels of its
+    # Once: an error in `_receive` ends the listener's task for good. A worker may write to the channels of its
     # endpoint, and its id, which comes from outside, is part of messages.
     await engine.wakeups.subscribe(driver.endpoint)
     job = await driver.begin(watcher=engine.wakeups.process)
