@@ -35,8 +35,13 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClust
 SECONDS_TO_ANSWER = 10.0
 
 
+PARTS = ("common", "handing", "workers", "reading", "jobs", "upkeep", "endpoints")
+"""The files of the function library, in the order in which they build on one another."""
+
+
 def _library() -> tuple[str, str]:
-    source = resources.files("gateway.engine").joinpath("functions.lua").read_text()
+    folder = resources.files("gateway.engine").joinpath("functions")
+    source = "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in PARTS)
     name = f"runlane_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     return name, source.replace("@library@", name)
 

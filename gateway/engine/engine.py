@@ -1,4 +1,4 @@
-"""Typed calls to the functions in functions.lua. One `Engine` serves a whole gateway process."""
+"""Typed calls to the functions in functions/*.lua. One `Engine` serves a whole gateway process."""
 
 import enum
 from typing import Any

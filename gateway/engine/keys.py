@@ -1,4 +1,4 @@
-"""The names of all keys and channels. What is behind an endpoint's base key stands on top of functions.lua."""
+"""The names of all keys and channels. What is behind an endpoint's base key stands on top of functions/common.lua."""
 
 ENDPOINTS = "runlane:endpoints"
 """Set of the ids of all endpoints; an id is put in before its endpoint is made and taken out after it is gone."""

@@ -35,7 +35,7 @@ end
 def clocked_source() -> str:
     """The source of the library `CLOCKED`."""
     before, definition, after = LIBRARY_SOURCE.replace(LIBRARY, CLOCKED).partition(_NOW)
-    assert definition, "functions.lua defines now() in another way; adapt the tests"
+    assert definition, "common.lua defines now() in another way; adapt the tests"
     return before + _CLOCKED_NOW + after.replace("now()", "now(keys[1])")
 
 

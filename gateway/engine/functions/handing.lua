@@ -1,0 +1,161 @@
+-- How jobs come to workers: taken by those that ask, handed over to those that wait.
+
+-- Begins the attempt of a taken entry. Returns what the worker needs, or nil when the entry is a leftover.
+local function begin(base, queue, entry, id, worker, at)
+  local key = job_key(base, id)
+  local job = load(key, 'state', 'queue', 'entry', 'attempt', 'tries', 'timeout', 'input', 'request', 'chunks',
+    'watchers')
+  if job.state ~= 'IN_QUEUE' or job.entry ~= entry or job.queue ~= queue then
+    drop_entry(base, queue, entry)
+    return nil
+  end
+  local attempt = (job.attempt or 0) + 1
+  redis.call('HSET', key, 'state', 'IN_PROGRESS', 'attempt', attempt, 'tries', (job.tries or 0) + 1, 'started', at,
+    'worker', worker)
+  redis.call('ZADD', base .. ':timeouts', at + job.timeout, id)
+  if attempt > 1 then
+    -- Positions go on, so that a reader's position never means two chunks; what the last attempt wrote goes.
+    redis.call('UNLINK', chunks_key(base, id))
+    redis.call('HSET', key, 'restarted', job.chunks or 0, 'stored', 0)
+    if job.chunks then
+      wake(base, job.watchers, {kind = 'restart', job = id, position = tonumber(job.chunks)})
+    end
+  end
+  return {id, attempt, tonumber(job.timeout), job.input, job.request or ''}
+end
+
+-- Begins the next job for a worker, in the order of the queues; nil when none is left.
+local function begin_next(base, worker, at)
+  for _, queue in ipairs(QUEUES) do
+    repeat
+      local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
+      if read then
+        local item = read[1][2][1]
+        local job = begin(base, queue, item[1], item[2][2], worker, at)
+        if job then return job end
+      end
+    until not read
+  end
+end
+
+-- Puts a job back that was begun for a worker and never reached it; that was no try.
+local function put_back(base, queue, entry, id, at)
+  local job = load_held(base, id)
+  if job.state ~= 'IN_PROGRESS' or job.queue ~= queue or job.entry ~= entry then
+    return drop_entry(base, queue, entry)
+  end
+  redis.call('HINCRBY', job_key(base, id), 'tries', -1)
+  requeue(base, id, job, 0, at)
+end
+
+local function listens(base, worker)
+  return redis.call('PUBSUB', 'SHARDNUMSUB', base .. ':worker:' .. worker)[2] > 0
+end
+
+-- Sends a begun job to its worker.
+local function send(base, worker, job)
+  local id, attempt, timeout, input, request = unpack(job)
+  local fits = #input + #request <= PAYLOAD_IN_WAKEUP
+  local epoch = redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or '0'
+  local head = table.concat({'job', epoch, id, attempt, timeout, fits and #request or -1}, ' ')
+  redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
+end
+
+-- Sets fields of what is known of a worker; `renew` lets them live on.
+local function note(base, worker, ...)
+  local key = base .. ':worker:' .. worker
+  redis.call('HSET', key, ...)
+  redis.call('PEXPIRE', key, 60000, 'NX')
+end
+
+local function wait_for_more(base, worker, free)
+  note(base, worker, 'free', free)
+  redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
+end
+
+-- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
+local function hand_over(base, at)
+  local waiting = base .. ':waiting'
+  local worker = redis.call('ZRANGE', waiting, 0, 0)[1]
+  while worker do
+    if listens(base, worker) then
+      local job = begin_next(base, worker, at)
+      if not job then return end
+      send(base, worker, job)
+      redis.call('ZREM', waiting, worker)
+      local key = base .. ':worker:' .. worker
+      redis.call('HINCRBY', key, 'given', 1)
+      local free = (redis.call('HGET', key, 'free') or 1) - 1
+      if free > 0 then wait_for_more(base, worker, free) end
+    else
+      redis.call('ZREM', waiting, worker)
+    end
+    worker = redis.call('ZRANGE', waiting, 0, 0)[1]
+  end
+end
+
+-- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages).
+-- Begins as many jobs as the worker can run; what is left of its capacity waits for jobs to come. Jobs on their way to
+-- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}.
+local function take(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key = base .. ':worker:' .. worker
+  local given = tonumber(redis.call('HGET', key, 'given') or 0)
+  local capacity = args[2] - (given - (args[3] or given))
+  local jobs = {}
+  while #jobs < capacity do
+    local job = begin_next(base, worker, at)
+    if not job then break end
+    jobs[#jobs + 1] = job
+  end
+  redis.call('ZREM', base .. ':waiting', worker)
+  if #jobs > 0 then note(base, worker, 'given', given + #jobs) end
+  if #jobs < capacity then wait_for_more(base, worker, capacity - #jobs) end
+  return jobs
+end
+
+-- fetch: job id, attempt. Returns {input, request} of a job that was too large for a message, or {'STALE', state}.
+local function fetch(keys, args)
+  local job, state = current(keys[1], args[1], args[2], 'input', 'request')
+  if not job then return {'STALE', state} end
+  return {job.input, job.request or ''}
+end
+
+-- Every entry that the worker holds, in steps: calls with queue, entry, job id or nil.
+local function each_held(base, worker, callback)
+  for _, queue in ipairs(QUEUES) do
+    local after = '-'
+    repeat
+      local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, after, '+', 100, worker)
+      for _, item in ipairs(pending) do
+        local found = redis.call('XRANGE', queue_key(base, queue), item[1], item[1])
+        callback(queue, item[1], found[1] and found[1][2][2])
+        after = '(' .. item[1]
+      end
+    until #pending < 100
+  end
+end
+
+-- join: worker, then ids of the jobs that it has. Called when its subscription stands, after whatever may have been
+-- lost: what was given to it and never arrived goes back. Returns the epoch; messages with another one are old.
+local function join(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key, has = base .. ':worker:' .. worker, {}
+  for i = 2, #args do has[args[i]] = true end
+  redis.call('ZREM', base .. ':waiting', worker)
+  each_held(base, worker, function(queue, entry, id)
+    if not id then
+      drop_entry(base, queue, entry)
+    elseif not has[id] then
+      put_back(base, queue, entry, id, at)
+    end
+  end)
+  local epoch = (redis.call('HGET', key, 'epoch') or 0) + 1
+  note(base, worker, 'given', 0, 'epoch', epoch)
+  hand_over(base, at)
+  return epoch
+end
+
+register('take', take)
+register('fetch', fetch)
+register('join', join)

@@ -1,0 +1,195 @@
+-- What clients and workers do to a job.
+
+-- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the other fields of the
+-- request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the body.
+-- Returns for each job {'NEW'}, {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
+-- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
+local function submit(keys, args)
+  local base, at = keys[1], now()
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed')
+  if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
+  local numbers, replies = {}, {}
+  for i = 1, #args, 10 do
+    local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
+      tonumber(args[i + 4]), args[i + 5]
+    local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
+    if timeout == '0' then timeout = settings.timeout_ms end
+    local known
+    if idempotency ~= '' then
+      local key = base .. ':idempotency:' .. idempotency
+      known = redis.call('GET', key)
+      if not known then
+        redis.call('SET', key, id .. ' ' .. fingerprint, 'PX', math.max(IDEMPOTENCY_MS, ttl))
+      end
+    end
+    if known then
+      local first, print = string.match(known, '^(%S+) (%S+)$')
+      local job = load(job_key(base, first), 'state', 'watchers')
+      if print ~= fingerprint then
+        replies[#replies + 1] = {'CONFLICT', first}
+      elseif not job.state then
+        replies[#replies + 1] = {'FORGOTTEN', first}
+      else
+        if not FINAL[job.state] then add_watcher(base, first, job.watchers, watcher) end
+        replies[#replies + 1] = {'SAME', first, job.state}
+      end
+    else
+      local number = numbers[queue] or reserve(base, queue, #args / 10)
+      numbers[queue] = number + 1
+      local entry, key = number .. '-0', job_key(base, id)
+      redis.call('XADD', queue_key(base, queue), entry, 'job', id)
+      redis.call('HSET', key, 'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
+        'timeout', timeout, 'ttl', ttl, 'retention', retention)
+      if request ~= '' then redis.call('HSET', key, 'request', request) end
+      if watcher ~= '' then redis.call('HSET', key, 'watchers', watcher) end
+      redis.call('ZADD', base .. ':lifetimes', at + ttl, id)
+      redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
+      replies[#replies + 1] = {'NEW'}
+    end
+  end
+  hand_over(base, at)
+  return replies
+end
+
+-- emit: job id, attempt, number of the first chunk within the attempt (from 1), chunks.
+-- Chunks that the job has already are skipped, so a call may be repeated. Returns 'OK' or {'STALE', state}.
+local function emit(keys, args)
+  local base, id, first = keys[1], args[1], tonumber(args[3])
+  local job, state = current(base, id, args[2], 'chunks', 'restarted', 'stored', 'watchers')
+  if not job then return {'STALE', state} end
+  local key, stream = job_key(base, id), chunks_key(base, id)
+  local last, before = tonumber(job.chunks or 0), tonumber(job.restarted or 0) + first - 1
+  if before > last then return redis.error_reply('GAP chunks before number ' .. first .. ' are missing') end
+  local stored, sizes, payload = tonumber(job.stored or 0), {}, {}
+  for i = last - before + 4, #args do
+    redis.call('XADD', stream, (before + i - 3) .. '-0', 'chunk', args[i])
+    stored = stored + #args[i]
+    sizes[#sizes + 1] = #args[i]
+    payload[#payload + 1] = args[i]
+  end
+  if #sizes == 0 then return redis.status_reply('OK') end
+  if last == tonumber(job.restarted or 0) then
+    redis.call('PEXPIREAT', stream, redis.call('PEXPIRETIME', key))
+  end
+  local limit = stored > 1048576 and setting(base, 'stream_bytes', 33554432) or stored
+  while stored > limit do
+    local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    redis.call('XDEL', stream, oldest[1])
+    stored = stored - #oldest[2][2]
+  end
+  redis.call('HSET', key, 'chunks', last + #sizes, 'stored', stored)
+  local whole = table.concat(payload)
+  local fits = #whole <= PAYLOAD_IN_WAKEUP
+  wake(base, job.watchers, {kind = 'chunks', job = id, first = last + 1, sizes = sizes, whole = fits},
+    fits and whole or '')
+  return redis.status_reply('OK')
+end
+
+-- progress: job id, attempt, JSON. Returns 'OK' or {'STALE', state}.
+local function progress(keys, args)
+  local job, state = current(keys[1], args[1], args[2])
+  if not job then return {'STALE', state} end
+  redis.call('HSET', job_key(keys[1], args[1]), 'progress', args[3])
+  return redis.status_reply('OK')
+end
+
+-- finish: job id, attempt, state, field ('output', 'error' or ''), value.
+-- Returns 'OK', also when this attempt has finished the job before, or {'STALE', state}.
+local function finish(keys, args)
+  local base, id, attempt, state = keys[1], args[1], args[2], args[3]
+  if state ~= 'COMPLETED' and state ~= 'FAILED' then return redis.error_reply('ERR a worker cannot say ' .. state) end
+  local key = job_key(base, id)
+  local job = load_held(base, id)
+  if job.state ~= 'IN_PROGRESS' or job.attempt ~= attempt then
+    if redis.call('HGET', key, 'committed') == attempt then return redis.status_reply('OK') end
+    return {'STALE', job.state or 'GONE'}
+  end
+  redis.call('HSET', key, 'committed', attempt)
+  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now())
+  return redis.status_reply('OK')
+end
+
+-- lose: job id, attempt, reason. The worker gives the attempt up. Returns 'OK' or {'STALE', state}.
+local function lose(keys, args)
+  local job = load_held(keys[1], args[1])
+  if job.state ~= 'IN_PROGRESS' or job.attempt ~= args[2] then return {'STALE', job.state or 'GONE'} end
+  local at = now()
+  lost(keys[1], args[1], job, args[3], at)
+  hand_over(keys[1], at)
+  return redis.status_reply('OK')
+end
+
+-- cancel: job id. Returns the job as `describe`, whatever its state was; {} when there is no such job.
+local function cancel(keys, args)
+  local base, id, at = keys[1], args[1], now()
+  local job = load_held(base, id)
+  if job.state and not FINAL[job.state] then
+    stop_worker(base, id, job, 'CANCELLED')
+    finalize(base, id, job, 'CANCELLED', nil, nil, at)
+  end
+  return status(keys, {id, ''})
+end
+
+-- retry: job id. Returns 'OK', 'GONE', or {'STATE', state} when the job is in a state that cannot be retried.
+local function retry(keys, args)
+  local base, id, at = keys[1], args[1], now()
+  local key = job_key(base, id)
+  local job = load(key, 'state', 'queue', 'ttl', 'chunks')
+  if not job.state then return redis.status_reply('GONE') end
+  if not RETRYABLE[job.state] then return {'STATE', job.state} end
+  redis.call('HSET', key, 'state', 'IN_QUEUE', 'tries', 0, 'created', at, 'mark', job.chunks or 0)
+  redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker')
+  redis.call('UNLINK', chunks_key(base, id))
+  keep_until(base, id, at + job.ttl)
+  enqueue(base, id, back_of(job.queue))
+  redis.call('HINCRBY', base .. ':counts', 'retried', 1)
+  hand_over(base, at)
+  return redis.status_reply('OK')
+end
+
+-- touch: job id, ms from now until the job is forgotten. Returns 1, or 0 when there is no such job.
+local function touch(keys, args)
+  local base, id, at = keys[1], args[1], now()
+  if redis.call('EXISTS', job_key(base, id)) == 0 then return 0 end
+  keep_until(base, id, at + args[2])
+  return 1
+end
+
+-- purge: most jobs to remove in this call. Removes waiting jobs, none in progress; each becomes CANCELLED.
+-- Returns the number removed; fewer than asked for means that none are left.
+local function purge(keys, args)
+  local base, most, at, removed = keys[1], tonumber(args[1]), now(), 0
+  local function remove(id)
+    local job = id and load_held(base, id)
+    if not job or job.state ~= 'IN_QUEUE' then return false end
+    finalize(base, id, job, 'CANCELLED', nil, nil, at)
+    removed = removed + 1
+    return true
+  end
+  for _, queue in ipairs(QUEUES) do
+    local after = '(' .. group_of(base, queue)['last-delivered-id']
+    while removed < most do
+      local items = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)
+      if #items == 0 then break end
+      for _, item in ipairs(items) do
+        if not remove(item[2][2]) then drop_entry(base, queue, item[1]) end
+      end
+    end
+  end
+  if removed < most then
+    for _, id in ipairs(redis.call('ZRANGE', base .. ':delayed', 0, most - removed - 1)) do
+      if not remove(id) then redis.call('ZREM', base .. ':delayed', id) end
+    end
+  end
+  return removed
+end
+
+register('submit', submit)
+register('emit', emit)
+register('progress', progress)
+register('finish', finish, 'allow-oom')
+register('lose', lose, 'allow-oom')
+register('cancel', cancel, 'allow-oom')
+register('retry', retry)
+register('touch', touch, 'allow-oom')
+register('purge', purge, 'allow-oom')

@@ -1,0 +1,144 @@
+-- What clients see of jobs and endpoints.
+
+-- Workers that are alive by what they do: {initializing, idle, running, unhealthy}.
+local function count_workers(base, at)
+  local busy, counted = {}, {initializing = 0, idle = 0, running = 0, unhealthy = 0}
+  local alive = redis.call('ZRANGE', base .. ':workers', at, '+inf', 'BYSCORE')
+  if #alive == 0 then return counted end
+  for _, queue in ipairs(QUEUES) do
+    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
+      consumer = pairs_of(consumer)
+      if consumer.pending > 0 then busy[consumer.name] = true end
+    end
+  end
+  for _, worker in ipairs(alive) do
+    local state = redis.call('HGET', base .. ':worker:' .. worker, 'state') or 'initializing'
+    if state == 'ready' then state = busy[worker] and 'running' or 'idle' end
+    if counted[state] then counted[state] = counted[state] + 1 end
+  end
+  return counted
+end
+
+-- How many jobs will be served before this one; cancelled jobs among them count until they are passed.
+local function position_of(base, job)
+  if not job.entry then return -1 end
+  local before = 0
+  for _, queue in ipairs(QUEUES) do
+    if queue == job.queue then
+      local passed = number_of(group_of(base, queue)['last-delivered-id'])
+      return before + math.min(number_of(job.entry) - passed - 1, unread(base, queue) - 1)
+    end
+    before = before + unread(base, queue)
+  end
+end
+
+local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'output', 'error', 'progress',
+  'queue', 'entry', 'watchers'}
+
+-- What a client may know of a job: {state, created, started, finished, worker, attempt, chunks, output, error,
+-- progress} and, when it is queued, {position (-1: waits for its retry), initializing, idle, running, unhealthy
+-- workers}. {} when there is no such job.
+local function describe(base, id, job, at)
+  if not job.state then return {} end
+  local reply = {}
+  for i = 1, 10 do reply[i] = job[SHOWN[i]] end
+  if job.state == 'IN_QUEUE' then
+    local workers = count_workers(base, at)
+    reply[11] = position_of(base, job)
+    reply[12], reply[13], reply[14], reply[15] = workers.initializing, workers.idle, workers.running, workers.unhealthy
+  end
+  return reply
+end
+
+-- status: job id, watching gateway process or ''. Returns as `describe`. Subscribe before calling with a process:
+-- the look and the watch are one step, so nothing can happen in between.
+local function status(keys, args)
+  local job = load(job_key(keys[1], args[1]), unpack(SHOWN))
+  if job.state and not FINAL[job.state] then add_watcher(keys[1], args[1], job.watchers, args[2]) end
+  return describe(keys[1], args[1], job, now())
+end
+
+-- unwatch: job id, gateway process.
+local function unwatch(keys, args)
+  local key = job_key(keys[1], args[1])
+  local watchers = redis.call('HGET', key, 'watchers')
+  if not watchers then return 0 end
+  local rest = {}
+  for process in string.gmatch(watchers, '%S+') do
+    if process ~= args[2] then rest[#rest + 1] = process end
+  end
+  if #rest == 0 then return redis.call('HDEL', key, 'watchers') end
+  return redis.call('HSET', key, 'watchers', table.concat(rest, ' '))
+end
+
+local function chunks_after(base, id, position, count)
+  local items = redis.call('XRANGE', chunks_key(base, id), '(' .. position .. '-0', '+', 'COUNT', count)
+  local chunks = {}
+  for i, item in ipairs(items) do chunks[i] = item[2][2] end
+  return chunks, items[1] and number_of(items[1][1]) or position + 1
+end
+
+-- read: job id, position already read, most chunks to return, watching gateway process or ''.
+-- Returns {status as `describe`, restarted (the position at which the newest attempt began), position of the first
+-- chunk, chunks}; {} when there is no such job.
+local function read(keys, args)
+  local base, id = keys[1], args[1]
+  local described = status(keys, {id, args[4]})
+  if #described == 0 then return {} end
+  local restarted = tonumber(redis.call('HGET', job_key(base, id), 'restarted') or 0)
+  local chunks, first = chunks_after(base, id, math.max(tonumber(args[2]), restarted), args[3])
+  return {described, restarted, first, chunks}
+end
+
+-- poll: job id, watching gateway process. Hands out, once, the chunks that no poll has had, and moves the mark.
+-- Returns {status as `describe`, 1 when a new attempt began since the last poll, chunks}; {} for no such job.
+local function poll(keys, args)
+  local base, id = keys[1], args[1]
+  local described = status(keys, {id, args[2]})
+  if #described == 0 then return {} end
+  local key = job_key(base, id)
+  local marks = load(key, 'mark', 'restarted')
+  local mark, restarted = tonumber(marks.mark or 0), tonumber(marks.restarted or 0)
+  local chunks, first = chunks_after(base, id, math.max(mark, restarted), FINAL[described[1]] and 1e9 or 1000)
+  if #chunks > 0 then redis.call('HSET', key, 'mark', first + #chunks - 1) end
+  return {described, (mark > 0 and mark <= restarted and #chunks > 0) and 1 or 0, chunks}
+end
+
+-- health: returns {completed, failed, in progress, in queue, retried, initializing, idle, running, unhealthy}, or {}
+-- when there is no such endpoint. FAILED and TIMED_OUT both count as failed.
+local function health(keys)
+  local base = keys[1]
+  if not exists(base) then return {} end
+  local counts = load(base .. ':counts', 'COMPLETED', 'FAILED', 'TIMED_OUT', 'retried')
+  local waiting, pending = redis.call('ZCARD', base .. ':delayed'), 0
+  for _, queue in ipairs(QUEUES) do
+    local taken = group_of(base, queue).pending
+    waiting = waiting + redis.call('XLEN', queue_key(base, queue)) - taken
+    pending = pending + taken
+  end
+  local workers = count_workers(base, now())
+  return {tonumber(counts.COMPLETED or 0), (counts.FAILED or 0) + (counts.TIMED_OUT or 0), pending, waiting,
+    tonumber(counts.retried or 0), workers.initializing, workers.idle, workers.running, workers.unhealthy}
+end
+
+-- list: upper bound of the time at which jobs are forgotten ('+inf' to begin), jobs of just that time already seen,
+-- most jobs to look at. The job that is forgotten last comes first.
+-- Returns {id, that time, state, created, started, finished, worker, attempt} for each.
+local function list(keys, args)
+  local base, jobs = keys[1], {}
+  local found = redis.call('ZRANGE', base .. ':lifetimes', args[1], '-inf', 'BYSCORE', 'REV', 'LIMIT', args[2], args[3],
+    'WITHSCORES')
+  for i = 1, #found, 2 do
+    local job = redis.call('HMGET', job_key(base, found[i]), 'state', 'created', 'started', 'finished', 'worker',
+      'attempt')
+    jobs[#jobs + 1] = {found[i], found[i + 1], unpack(job)}
+  end
+  return jobs
+end
+
+register('status', status, 'allow-oom')
+register('unwatch', unwatch, 'allow-oom')
+register('read', read, 'allow-oom')
+register('poll', poll, 'allow-oom')
+register('health', health, 'no-writes', 'allow-oom')
+register('list', list, 'no-writes', 'allow-oom')

@@ -1,0 +1,85 @@
+-- What time does, though nobody asks for it.
+
+-- Time over for a job: it is gone, whatever its state.
+local function forget(base, id, at)
+  local job = load_held(base, id)
+  if job.state and not FINAL[job.state] then
+    stop_worker(base, id, job, 'GONE')
+    detach(base, id, job)
+    wake(base, job.watchers, {kind = 'gone', job = id})
+  end
+  redis.call('UNLINK', job_key(base, id), chunks_key(base, id))
+  redis.call('ZREM', base .. ':lifetimes', id)
+end
+
+local function recover_leases(base, most, at)
+  local lease, recovered = setting(base, 'lease_ms', 30000), 0
+  for _, queue in ipairs(QUEUES) do
+    local mark = 'cursor:' .. queue
+    local cursor = redis.call('HGET', base .. ':counts', mark) or '0-0'
+    local reply = redis.call('XAUTOCLAIM', queue_key(base, queue), GROUP, 'upkeep', lease, cursor, 'COUNT', most,
+      'JUSTID')
+    redis.call('HSET', base .. ':counts', mark, reply[1])
+    for _, entry in ipairs(reply[2]) do
+      recover(base, queue, entry, 'the worker gave no sign of life for ' .. lease .. ' ms', at)
+      recovered = recovered + 1
+    end
+  end
+  return recovered
+end
+
+-- Whether workers are still to be given time to renew.
+local function settling(base, settle, at)
+  if settle == 0 then return false end
+  local counts = base .. ':counts'
+  local marks = load(counts, 'tended', 'settled')
+  redis.call('HSET', counts, 'tended', at)
+  if marks.tended and at - marks.tended <= PAUSE_MS then return at < tonumber(marks.settled or 0) end
+  redis.call('HSET', counts, 'settled', at + settle)
+  return true
+end
+
+-- Workers that have been silent so long that all their leases have been recovered.
+local function forget_workers(base, most, at)
+  local silent = at - setting(base, 'lease_ms', 30000) - 1000
+  local workers = redis.call('ZRANGE', base .. ':workers', '-inf', silent, 'BYSCORE', 'LIMIT', 0, most)
+  for _, worker in ipairs(workers) do leave({base}, {worker}) end
+  return workers
+end
+
+-- upkeep: most items of each kind to handle in this call, ms for which leases are left alone after a pause (0: none).
+-- When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not to be
+-- reached, or that all gateways were gone: they get that time before leases are taken from them.
+-- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten}.
+local function upkeep(keys, args)
+  local base, most, at = keys[1], tonumber(args[1]), now()
+  if not exists(base) then return {0, 0, 0, 0, {}} end
+  local function due(name)
+    return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
+  end
+  local late = due(':timeouts')
+  for _, id in ipairs(late) do
+    local job = load_held(base, id)
+    if job.state == 'IN_PROGRESS' then
+      stop_worker(base, id, job, 'TIMED_OUT')
+      local text = 'the job ran longer than its executionTimeout of ' .. job.timeout .. ' ms'
+      finalize(base, id, job, 'TIMED_OUT', 'error', text, at)
+    else
+      redis.call('ZREM', base .. ':timeouts', id)
+    end
+  end
+  local ready = due(':delayed')
+  for _, id in ipairs(ready) do
+    redis.call('ZREM', base .. ':delayed', id)
+    local job = load_held(base, id)
+    if job.state == 'IN_QUEUE' and not job.entry then enqueue(base, id, front_of(job.queue)) end
+  end
+  local over = due(':lifetimes')
+  for _, id in ipairs(over) do forget(base, id, at) end
+  local recovered = not settling(base, tonumber(args[2]), at) and recover_leases(base, most, at) or 0
+  local gone = forget_workers(base, most, at)
+  hand_over(base, at)
+  return {recovered, #late, #ready, #over, gone}
+end
+
+register('upkeep', upkeep, 'allow-oom')

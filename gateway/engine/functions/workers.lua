@@ -1,0 +1,43 @@
+-- Signs of life, and leaving.
+
+-- renew: worker, ms after which it counts as gone, its concurrency, its state, its description (JSON, or '' when it
+-- did not change), then (job id, attempt) pairs. Life sign and leases at once.
+-- Returns (job id, attempt, state found) for each job that the worker no longer holds.
+local function renew(keys, args)
+  local base, worker, gone, at = keys[1], args[1], tonumber(args[2]), now()
+  if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
+  local key, lapsed = base .. ':worker:' .. worker, {}
+  redis.call('ZADD', base .. ':workers', at + gone, worker)
+  redis.call('HSET', key, 'seen', at, 'concurrency', args[3], 'state', args[4])
+  if args[5] ~= '' then redis.call('HSET', key, 'description', args[5]) end
+  redis.call('PEXPIRE', key, gone * 10)
+  for i = 6, #args, 2 do
+    local job, state = current(base, args[i], args[i + 1], 'worker', 'queue', 'entry')
+    if job and job.worker == worker then
+      redis.call('XCLAIM', queue_key(base, job.queue), GROUP, worker, 0, job.entry, 'JUSTID')
+    else
+      lapsed[#lapsed + 1] = args[i]
+      lapsed[#lapsed + 1] = args[i + 1]
+      lapsed[#lapsed + 1] = state or 'LOST'
+    end
+  end
+  return lapsed
+end
+
+-- leave: worker. It takes no more: what it still holds goes back, and it is forgotten. Returns the number of jobs.
+local function leave(keys, args)
+  local base, worker, at, held = keys[1], args[1], now(), 0
+  redis.call('ZREM', base .. ':waiting', worker)
+  each_held(base, worker, function(queue, entry)
+    recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at)
+    held = held + 1
+  end)
+  for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
+  redis.call('ZREM', base .. ':workers', worker)
+  redis.call('UNLINK', base .. ':worker:' .. worker)
+  hand_over(base, at)
+  return held
+end
+
+register('renew', renew, 'allow-oom')
+register('leave', leave, 'allow-oom')
