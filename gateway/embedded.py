@@ -19,6 +19,8 @@ from typing import IO, Any, cast
 from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .errors import StartupError
 
@@ -89,7 +91,9 @@ class EmbeddedStore:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + SECONDS_TO_START
-        with redis.Redis(unix_socket_path=str(self._socket), password=self._password) as client:
+        with redis.Redis(
+            unix_socket_path=str(self._socket), password=self._password, retry=Retry(NoBackoff(), 0)
+        ) as client:
             while True:
                 try:
                     client.ping()

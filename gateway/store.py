@@ -195,7 +195,11 @@ async def _connect_sentinel(url: str, options: dict[str, Any]) -> Store:
     name = urlsplit(url).path.strip("/")
     if not name:
         raise StartupError("a Sentinel URL ends with the name of the primary: redis+sentinel://host:26379/NAME")
-    sentinel_options = {"socket_timeout": SECONDS_TO_ANSWER, "password": query.get("sentinel_password")}
+    sentinel_options = {
+        "socket_timeout": SECONDS_TO_ANSWER,
+        "retry": Retry(NoBackoff(), 0),
+        "password": query.get("sentinel_password"),
+    }
     sentinel = cast(Any, Sentinel)(_addresses(url, 26379), sentinel_kwargs=sentinel_options)
     client: Redis = sentinel.master_for(name, **options)
     await cast(Any, client.ping())

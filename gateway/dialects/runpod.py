@@ -134,7 +134,6 @@ class RunPod:
 
     async def purge_queue(self, call: Call) -> Answer:
         """Cancels all jobs that wait."""
-        await self._engine.health(call.endpoint)  # 404 for an endpoint that does not exist
         return Reply(orjson.dumps({"removed": await self._engine.purge(call.endpoint), "status": "completed"}))
 
     async def health(self, call: Call) -> Answer:

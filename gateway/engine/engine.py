@@ -233,10 +233,16 @@ class Engine:
         await self._call(endpoint, "touch", job, ttl)
 
     async def purge(self, endpoint: str) -> int:
-        """Cancels all waiting jobs, in steps, so that others are served in between. Returns how many."""
+        """Cancels all waiting jobs, in steps, so that others are served in between. Returns how many.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
         removed, step = 0, 500
         while True:
             count = int(await self._call(endpoint, "purge", step))
+            if count < 0:
+                raise NotFound(f"no endpoint {endpoint}")
             removed += count
             if count < step:
                 return removed

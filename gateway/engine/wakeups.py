@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 MOST_WAITING_BYTES = 1024 * 1024
 """What a reader may leave unread in this process before it is told to read from the store again."""
 
+BYTES_OF_EVENT = 200
+"""About what an event takes besides its payload."""
+
 LONGEST_SILENCE = 15.0
 """Seconds after which a waiting request looks at its job again, should a message have been lost without a trace."""
 
@@ -116,10 +119,11 @@ class Watch:
 
     def put(self, event: Event, size: int) -> None:
         """Adds an event; a reader that is too far behind gets `Missed` for all that it has not seen."""
+        size += BYTES_OF_EVENT
         if self._bytes + size > MOST_WAITING_BYTES:
             self._events.clear()
             self._bytes = 0
-            event, size = Missed(), 0
+            event, size = Missed(), BYTES_OF_EVENT
         if isinstance(event, Missed) and self._events and isinstance(self._events[-1], Missed):
             return
         self._events.append(event)

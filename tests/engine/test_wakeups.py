@@ -99,7 +99,7 @@ async def test_a_new_attempt_is_missed_so_that_the_reader_looks(engine: Engine, 
 async def test_a_reader_that_is_too_slow_is_told_to_look_again(
     engine: Engine, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 1000)
+    monkeypatch.setattr(module, "MOST_WAITING_BYTES", 1500)
     await engine.wakeups.subscribe(driver.endpoint)
     job = await driver.begin(watcher=engine.wakeups.process)
     with (

@@ -83,9 +83,9 @@ local function hand_over(base, at)
       if not job then return end
       send(base, worker, job)
       redis.call('ZREM', waiting, worker)
-      local key = base .. ':worker:' .. worker
-      redis.call('HINCRBY', key, 'given', 1)
-      local free = (redis.call('HGET', key, 'free') or 1) - 1
+      local known = load(base .. ':worker:' .. worker, 'given', 'free')
+      note(base, worker, 'given', (known.given or 0) + 1)
+      local free = (known.free or 1) - 1
       if free > 0 then wait_for_more(base, worker, free) end
     else
       redis.call('ZREM', waiting, worker)

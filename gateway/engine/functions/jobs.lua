@@ -8,6 +8,11 @@ local function submit(keys, args)
   local base, at = keys[1], now()
   local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
+  for i = 1, #args, 10 do
+    if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
+      return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
+    end
+  end
   local numbers, replies = {}, {}
   for i = 1, #args, 10 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
@@ -23,7 +28,7 @@ local function submit(keys, args)
       end
     end
     if known then
-      local first, print = string.match(known, '^(%S+) (%S+)$')
+      local first, print = string.match(known, '^(%S+) (%S*)$')
       local job = load(job_key(base, first), 'state', 'watchers')
       if print ~= fingerprint then
         replies[#replies + 1] = {'CONFLICT', first}
@@ -156,9 +161,10 @@ local function touch(keys, args)
 end
 
 -- purge: most jobs to remove in this call. Removes waiting jobs, none in progress; each becomes CANCELLED.
--- Returns the number removed; fewer than asked for means that none are left.
+-- Returns the number removed; fewer than asked for means that none are left, -1 that there is no such endpoint.
 local function purge(keys, args)
   local base, most, at, removed = keys[1], tonumber(args[1]), now(), 0
+  if redis.call('EXISTS', base .. ':settings') == 0 then return -1 end
   local function remove(id)
     local job = id and load_held(base, id)
     if not job or job.state ~= 'IN_QUEUE' then return false end

@@ -27,6 +27,7 @@ end
 -- leave: worker. It takes no more: what it still holds goes back, and it is forgotten. Returns the number of jobs.
 local function leave(keys, args)
   local base, worker, at, held = keys[1], args[1], now(), 0
+  if redis.call('EXISTS', base .. ':settings') == 0 then return 0 end
   redis.call('ZREM', base .. ':waiting', worker)
   each_held(base, worker, function(queue, entry)
     recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at)
