@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 from ..errors import Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
-from .tasks import end
+from .tasks import end, until_one_ends
 
 Argument = str | bytes | int
 
@@ -181,26 +181,13 @@ class _Pipe:
             error: BaseException = Unavailable()
             try:
                 await connection.connect()
-                await self._exchange(connection)
+                await until_one_ends(self._receive(connection), self._send(connection))
             except (RedisError, OSError) as failure:
                 error = _translated(failure)
                 self._lost()
             finally:
                 await connection.disconnect(nowait=True)
                 self._fail(error)
-
-    async def _exchange(self, connection: Any) -> None:
-        """Sends and receives until one of the two fails."""
-        loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._receive(connection)), loop.create_task(self._send(connection))]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, connection: Any) -> None:
         loop = asyncio.get_running_loop()

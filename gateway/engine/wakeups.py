@@ -26,7 +26,7 @@ from redis.exceptions import MovedError, RedisError
 from ..errors import Unavailable
 from ..store import Store
 from . import keys
-from .tasks import end
+from .tasks import end, until_one_ends
 
 logger = logging.getLogger(__name__)
 
@@ -302,15 +302,7 @@ class _Listener:
     async def _serve(self, pubsub: Any) -> None:
         """Subscribes to what is wanted and listens, until one of the two fails."""
         await self._subscribe(pubsub)
-        loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._keep_subscribing(pubsub)), loop.create_task(self._listen(pubsub))]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                await end(task)
+        await until_one_ends(self._keep_subscribing(pubsub), self._listen(pubsub))
 
     async def _keep_subscribing(self, pubsub: Any) -> None:
         while True:
