@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -55,12 +56,14 @@ class Store:
     """Clients for the store. `commands` is the one for commands; calls are never repeated by the client itself, since
     a call whose reply was lost may have been executed."""
 
-    def __init__(self, url: str, commands: "Redis | RedisCluster", options: dict[str, Any]) -> None:
+    def __init__(
+        self, url: str, commands: "Redis | RedisCluster", options: dict[str, Any], sentinels: Sequence[Redis] = ()
+    ) -> None:
         self.url = url
         self.commands = commands
         self._options = options
         self._nodes: dict[str, Redis] = {}
-        self._sentinels: list[Redis] = []
+        self._sentinels = sentinels
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -203,9 +206,7 @@ async def _connect_sentinel(url: str, options: dict[str, Any]) -> Store:
     sentinel = cast(Any, Sentinel)(_addresses(url, 26379), sentinel_kwargs=sentinel_options)
     client: Redis = sentinel.master_for(name, **options)
     await cast(Any, client.ping())
-    store = Store(url, client, options)
-    store._sentinels = list(sentinel.sentinels)
-    return store
+    return Store(url, client, options, sentinel.sentinels)
 
 
 def _addresses(url: str, default_port: int) -> list[tuple[str, int]]:

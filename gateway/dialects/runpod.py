@@ -108,13 +108,17 @@ class RunPod:
         if "text/event-stream" in call.header(b"accept"):
             return await self._event_stream(call, job)
         await self._engine.wakeups.subscribe(call.endpoint)
-        deadline = time.monotonic() + POLL_SECONDS
+        deadline, waited = time.monotonic() + POLL_SECONDS, False
         with self._engine.wakeups.watch(call.endpoint, job) as watch:
             while True:
                 polled = await self._engine.poll(call.endpoint, job)
-                if polled.chunks or polled.job.final or await watch.next(deadline - time.monotonic()) is None:
+                if polled.chunks or polled.job.final:
                     break
-        await self._unwatch(call.endpoint, polled.job)
+                waited = True
+                if await watch.next(deadline - time.monotonic()) is None:
+                    break
+        if waited:
+            await self._unwatch(call.endpoint, polled.job)
         fields: dict[str, Any] = {"id": job, **_times(polled.job), "status": polled.job.state}
         if polled.restarted:
             fields["restart"] = True

@@ -9,6 +9,7 @@ answered with "I do not know this function" or "ask another node": those did not
 """
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from redis.exceptions import (
 from ..errors import Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
 from .tasks import end, until_one_ends
+
+logger = logging.getLogger(__name__)
 
 Argument = str | bytes | int
 
@@ -185,6 +188,8 @@ class _Pipe:
             except (RedisError, OSError) as failure:
                 error = _translated(failure)
                 self._lost()
+            except Exception:
+                logger.exception("the connection to the store has a fault; connecting again")
             finally:
                 await connection.disconnect(nowait=True)
                 self._fail(error)

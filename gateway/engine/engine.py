@@ -198,7 +198,7 @@ class Engine:
         return Reading(_job(job, described), restarted, first, chunks)
 
     async def poll(self, endpoint: str, job: str) -> Polling:
-        """Chunks not yet handed out by a poll, and a watch for the next.
+        """Chunks not yet handed out by a poll; where there are none, a watch for the next.
 
         Raises:
             NotFound: no such job in this endpoint.

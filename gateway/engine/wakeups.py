@@ -285,6 +285,8 @@ class _Listener:
                 await self._serve(pubsub)
             except (RedisError, OSError) as error:
                 logger.warning("lost the connection for wake-ups (%s); connecting again", error or type(error).__name__)
+            except Exception:
+                logger.exception("the connection for wake-ups has a fault; connecting again")
             finally:
                 await pubsub.aclose()
             lost = self._forget(list(self._channels))

@@ -231,5 +231,3 @@ local function add_watcher(base, id, watchers, process)
   if string.find(' ' .. watchers .. ' ', ' ' .. process .. ' ', 1, true) then return end
   redis.call('HSET', job_key(base, id), 'watchers', watchers == '' and process or watchers .. ' ' .. process)
 end
-
-local hand_over

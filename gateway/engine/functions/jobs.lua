@@ -1,7 +1,8 @@
 -- What clients and workers do to a job.
 
--- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the other fields of the
--- request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the body.
+-- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
+-- body.
 -- Returns for each job {'NEW'}, {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
 local function submit(keys, args)
@@ -39,6 +40,7 @@ local function submit(keys, args)
         replies[#replies + 1] = {'SAME', first, job.state}
       end
     else
+      -- As many numbers as could be needed: one too many is only a gap.
       local number = numbers[queue] or reserve(base, queue, #args / 10)
       numbers[queue] = number + 1
       local entry, key = number .. '-0', job_key(base, id)

@@ -90,17 +90,22 @@ local function read(keys, args)
   return {described, restarted, first, chunks}
 end
 
--- poll: job id, watching gateway process. Hands out, once, the chunks that no poll has had, and moves the mark.
+-- poll: job id, gateway process. Hands out, once, the chunks that no poll has had, and moves the mark. When there are
+-- none and the job goes on, the process watches the job from then on.
 -- Returns {status as `describe`, 1 when a new attempt began since the last poll, chunks}; {} for no such job.
 local function poll(keys, args)
   local base, id = keys[1], args[1]
-  local described = status(keys, {id, args[2]})
+  local described = status(keys, {id, ''})
   if #described == 0 then return {} end
   local key = job_key(base, id)
-  local marks = load(key, 'mark', 'restarted')
+  local marks = load(key, 'mark', 'restarted', 'watchers')
   local mark, restarted = tonumber(marks.mark or 0), tonumber(marks.restarted or 0)
   local chunks, first = chunks_after(base, id, math.max(mark, restarted), FINAL[described[1]] and 1e9 or 1000)
-  if #chunks > 0 then redis.call('HSET', key, 'mark', first + #chunks - 1) end
+  if #chunks > 0 then
+    redis.call('HSET', key, 'mark', first + #chunks - 1)
+  elseif not FINAL[described[1]] then
+    add_watcher(base, id, marks.watchers, args[2])
+  end
   return {described, (mark > 0 and mark <= restarted and #chunks > 0) and 1 or 0, chunks}
 end
 
