@@ -28,6 +28,10 @@ SECONDS_TO_START = 20.0
 LONGEST_SOCKET_PATH = 100
 _PR_SET_PDEATHSIG = 1
 
+_ALLOCATOR = "glibc.malloc.tcache_count=60000"
+"""The wheel's server is built with the C library's allocator, not jemalloc. With that one's usual cache of 7 freed
+blocks of a size, half of the time of a submission goes into its lists of free memory, and more the longer the queue."""
+
 
 class EmbeddedStore:
     """A running Valkey server over one data folder."""
@@ -52,6 +56,7 @@ class EmbeddedStore:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
+                env={**os.environ, "GLIBC_TUNABLES": _ALLOCATOR},
                 start_new_session=True,  # a Ctrl-C is for us: the store goes last
                 preexec_fn=die_with_parent(signal.SIGTERM),
             )

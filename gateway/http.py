@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .engine.endpoints import ID
+from .engine.tasks import within
 from .errors import BadRequest, Error, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
 from .store import OUTAGES
 
@@ -96,8 +97,7 @@ class Call:
             BadRequest: the client went away in the middle of it.
         """
         try:
-            async with asyncio.timeout(seconds):
-                return await self._read(limit)
+            return await within(seconds, self._read(limit))
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {seconds:g} s", {"Connection": "close"}) from None
         except TooLarge:

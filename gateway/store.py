@@ -61,6 +61,7 @@ class Store:
     ) -> None:
         self.url = url
         self.commands = commands
+        self._cluster = commands if isinstance(commands, RedisCluster) else None
         self._options = options
         self._nodes: dict[str, Redis] = {}
         self._sentinels = sentinels
@@ -69,13 +70,13 @@ class Store:
     @property
     def clustered(self) -> bool:
         """Whether keys are spread over several nodes."""
-        return isinstance(self.commands, RedisCluster)
+        return self._cluster is not None
 
     def node_of(self, key: str) -> Redis:
         """A plain client for the node that owns the key, for subscriptions."""
-        if not isinstance(self.commands, RedisCluster):
-            return self.commands
-        node = self.commands.get_node_from_key(key)
+        if self._cluster is None:
+            return cast(Redis, self.commands)
+        node = self._cluster.get_node_from_key(key)
         if node is None:
             raise RedisConnectionError(f"no node of the cluster owns the slot of {key}")
         if node.name not in self._nodes:
@@ -89,9 +90,9 @@ class Store:
 
     async def learn_nodes(self) -> None:
         """Asks a cluster which node serves which slots."""
-        if isinstance(self.commands, RedisCluster):
+        if self._cluster is not None:
             with contextlib.suppress(*OUTAGES, RedisError):
-                await self.commands.nodes_manager.initialize()
+                await self._cluster.nodes_manager.initialize()
 
     @property
     def anywhere(self) -> dict[str, Any]:
@@ -100,8 +101,8 @@ class Store:
 
     async def on_every_node(self, *command: str) -> None:
         """Runs a command that is not replicated, such as `ACL SETUSER`, everywhere."""
-        if isinstance(self.commands, RedisCluster):
-            await self.commands.execute_command(*command, target_nodes=RedisCluster.ALL_NODES)
+        if self._cluster is not None:
+            await self._cluster.execute_command(*command, target_nodes=RedisCluster.ALL_NODES)
         else:
             await cast(Any, self.commands).execute_command(*command)
 

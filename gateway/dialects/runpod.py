@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
@@ -71,7 +71,7 @@ class RunPod:
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
-        job = parse_submission(call, body, str(uuid.uuid4()), self._settings.run_retention_seconds)
+        job = parse_submission(call, body, new_id(), self._settings.run_retention_seconds)
         id, state = await self._engine.submit(call.endpoint, job)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 
@@ -79,7 +79,7 @@ class RunPod:
         """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
-        job = parse_submission(call, body, f"sync-{uuid.uuid4()}", self._settings.runsync_retention_seconds)
+        job = parse_submission(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
         await self._engine.wakeups.subscribe(call.endpoint)
         with self._engine.wakeups.watch(call.endpoint, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True)
@@ -282,6 +282,19 @@ class _Follower:
             if number > self._position:
                 self._position = number
                 yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, _on_one_line(chunk))
+
+
+def _random_ids() -> Iterator[str]:
+    """UUIDs of version 4. `str(uuid.uuid4())` takes three times as long, half of it for asking the kernel each time."""
+    while True:
+        digits = os.urandom(16 * 256).hex()
+        for at in range(0, len(digits), 32):
+            a, b, c, d, e = at + 8, at + 12, at + 16, at + 20, at + 32
+            yield f"{digits[at:a]}-{digits[a:b]}-4{digits[b + 1 : c]}-a{digits[c + 1 : d]}-{digits[d:e]}"
+
+
+new_id = _random_ids().__next__
+"""Returns a job's id."""
 
 
 def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:

@@ -10,7 +10,6 @@ answered with "I do not know this function" or "ask another node": those did not
 
 import asyncio
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -27,16 +26,21 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from handler_sdk.links.line import Line
+
 from ..errors import Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
-from .tasks import end, until_one_ends
+from .tasks import end
 
 logger = logging.getLogger(__name__)
 
 Argument = str | bytes | int
 
-MOST_UNDER_WAY = 4
+MOST_UNDER_WAY = 8
 """Batches sent and not yet answered. While there are as many, what comes in gathers into a larger batch."""
+
+MOST_IN_BATCH = 16
+"""So many calls are sent before their turn of the event loop is over, so that the store works while more come in."""
 
 MOST_BYTES_IN_CALL = 4 * 1024 * 1024
 
@@ -48,18 +52,19 @@ class Batcher:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._loop = asyncio.get_running_loop()
         self._pipes: dict[Redis, _Pipe] = {}
         self._repeats: set[asyncio.Task[None]] = set()
 
     def call(self, base: str, function: str, *arguments: Argument) -> "asyncio.Future[Any]":
         """Calls one function. The future gets its reply, or `Unavailable` when the store is out of reach."""
-        call = _Call(base, function, arguments)
+        call = _Call(base, function, arguments, self._loop.create_future())
         self._add(call)
         return call.future
 
     def submit(self, base: str, arguments: Sequence[Argument], size: int) -> "asyncio.Future[Any]":
         """Submits one job, of about `size` bytes; its reply is its own part of what the function `submit` returns."""
-        submission = _Submission(base, arguments, size)
+        submission = _Submission(base, arguments, self._loop.create_future(), size)
         self._add(submission)
         return submission.future
 
@@ -99,11 +104,13 @@ class Batcher:
 
 
 class _Call:
-    def __init__(self, base: str, function: str, arguments: Sequence[Argument]) -> None:
+    __slots__ = ("arguments", "base", "function", "future")
+
+    def __init__(self, base: str, function: str, arguments: Sequence[Argument], future: "asyncio.Future[Any]") -> None:
         self.base = base
         self.function = function
         self.arguments = arguments
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.future = future
 
     def command(self) -> tuple[Argument, ...]:
         return ("FCALL", f"{LIBRARY}_{self.function}", 1, self.base, *self.arguments)
@@ -118,8 +125,10 @@ class _Call:
 
 
 class _Submission(_Call):
-    def __init__(self, base: str, arguments: Sequence[Argument], size: int) -> None:
-        super().__init__(base, "submit", arguments)
+    __slots__ = ("size",)
+
+    def __init__(self, base: str, arguments: Sequence[Argument], future: "asyncio.Future[Any]", size: int) -> None:
+        super().__init__(base, "submit", arguments, future)
         self.size = size
 
 
@@ -162,54 +171,45 @@ class _Pipe:
         self._node = node
         self._resolve = resolve
         self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._line: Line | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._waiting: list[_Call] = []
-        self._arrived = asyncio.Event()
+        self._turn_has_more = False
         self._under_way: deque[_Batch] = deque()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def add(self, call: _Call) -> None:
         self._waiting.append(call)
-        self._arrived.set()
+        if len(self._waiting) >= MOST_IN_BATCH:
+            self._send()
+        elif not self._turn_has_more:
+            self._turn_has_more = True
+            self._loop.call_soon(self._end_turn)
 
     async def close(self) -> None:
-        await end(self._task)
+        if self._connecting is not None:
+            await end(self._connecting)
+        if self._line is not None:
+            self._line.cut()
+        self._fail(Unavailable())
 
-    async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            connection = cast(Any, self._node.connection_pool).make_connection()
-            connection.socket_timeout = None  # redis-py's own costs a task for each write; _send has a timer instead
-            error: BaseException = Unavailable()
-            try:
-                await connection.connect()
-                await until_one_ends(self._receive(connection), self._send(connection))
-            except (RedisError, OSError) as failure:
-                error = _translated(failure)
-                self._lost()
-            except Exception:
-                logger.exception("the connection to the store has a fault; connecting again")
-            finally:
-                await connection.disconnect(nowait=True)
-                self._fail(error)
+    def _end_turn(self) -> None:
+        self._turn_has_more = False
+        self._send()
 
-    async def _send(self, connection: Any) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            await self._room.wait()
-            self._arrived.clear()
+    def _send(self) -> None:
+        if not self._waiting or len(self._under_way) >= MOST_UNDER_WAY:
+            return
+        if self._line is None:
+            self._connecting = self._connecting or self._loop.create_task(self._connect())
+        elif self._line.is_writable:
             waiting, self._waiting = self._waiting, []
             batch = _Batch(_gather(waiting))
             packed = self._pack(batch)
-            if not batch.calls:
-                continue
-            batch.timer = loop.call_later(SECONDS_TO_ANSWER, self._give_up, connection)
-            self._under_way.append(batch)
-            if len(self._under_way) >= MOST_UNDER_WAY:
-                self._room.clear()
-            await connection.send_packed_command(packed, check_health=False)
+            if batch.calls:
+                batch.timer = self._loop.call_later(SECONDS_TO_ANSWER, self._line.cut)
+                self._under_way.append(batch)
+                self._line.write(packed)
 
     def _pack(self, batch: _Batch) -> list[bytes]:
         """What is written for a batch; a call that cannot be written fails alone."""
@@ -222,22 +222,33 @@ class _Pipe:
                 call.resolve(error)
         return packed
 
-    async def _receive(self, connection: Any) -> None:
-        while True:
-            try:
-                reply = await connection.read_response(timeout=math.inf)
-            except ResponseError as error:
-                reply = error
-            batch = self._under_way[0]
-            self._resolve(batch.calls.popleft(), reply)
-            if not batch.calls:
-                self._under_way.popleft()
-                cast(asyncio.TimerHandle, batch.timer).cancel()
-                self._room.set()
+    async def _connect(self) -> None:
+        try:
+            self._line = await Line.open(self._node.connection_pool, self._on_reply, self._on_lost)
+        except Exception as failure:
+            if not isinstance(failure, RedisError | OSError):
+                logger.exception("the connection to the store has a fault")
+            self._fail(_translated(failure))
+            self._lost()
+        finally:
+            self._connecting = None
+        self._send()
 
-    def _give_up(self, connection: Any) -> None:
-        """The store has not answered for too long: the line is cut, which ends _receive."""
-        connection._writer.transport.abort()
+    def _on_reply(self, reply: Any) -> None:
+        batch = self._under_way[0]
+        self._resolve(batch.calls.popleft(), reply)
+        if not batch.calls:
+            self._under_way.popleft()
+            cast(asyncio.TimerHandle, batch.timer).cancel()
+            self._send()
+
+    def _on_lost(self) -> None:
+        self._line = None
+        waiting, self._waiting = self._waiting, []
+        self._fail(Unavailable())
+        self._waiting = waiting  # these were never sent
+        self._lost()
+        self._send()
 
     def _fail(self, error: BaseException) -> None:
         for batch in self._under_way:
@@ -248,8 +259,6 @@ class _Pipe:
             waiting.resolve(error)
         self._under_way.clear()
         self._waiting = []
-        self._arrived.clear()
-        self._room.set()
 
 
 def _gather(waiting: list[_Call]) -> list[_Call | _Submissions]:

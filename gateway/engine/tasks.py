@@ -1,8 +1,12 @@
-"""Tasks of ours: ending them for certain, and ending them together."""
+"""Tasks of ours: ending them for certain, and in time."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import functools
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar, cast
+
+Result = TypeVar("Result")
 
 
 async def end(task: "asyncio.Task[None]") -> None:
@@ -13,13 +17,31 @@ async def end(task: "asyncio.Task[None]") -> None:
         await asyncio.wait({task}, timeout=0.5)
 
 
-async def until_one_ends(*work: Coroutine[Any, Any, None]) -> None:
-    """Runs all side by side until one of them returns or raises; ends the others and raises what it raised."""
-    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:
+    """Like `asyncio.timeout`, whose timer costs a tenth of a `/run`, but starts it only if the work has to wait.
+
+    Raises:
+        TimeoutError: it was not done after `seconds`.
+    """
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            await end(task)
+        waits_for = work.send(None)
+    except StopIteration as done:
+        return cast(Result, done.value)
+    async with asyncio.timeout(seconds):
+        return await _go_on(work, waits_for)
+
+
+@types.coroutine
+def _go_on(work: Coroutine[Any, Any, Result], waits_for: Any) -> Generator[Any, Any, Result]:
+    """Awaits work that has begun by hand, from its first wait on."""
+    while True:
+        try:
+            yield waits_for
+        except BaseException as error:
+            go_on = functools.partial(work.throw, error)
+        else:
+            go_on = functools.partial(work.send, None)
+        try:
+            waits_for = go_on()
+        except StopIteration as done:
+            return cast(Result, done.value)

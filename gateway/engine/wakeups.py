@@ -14,7 +14,7 @@ import logging
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -23,10 +23,12 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, RedisError
 
+from handler_sdk.links.line import Line
+
 from ..errors import Unavailable
 from ..store import Store
 from . import keys
-from .tasks import end, until_one_ends
+from .tasks import end
 
 logger = logging.getLogger(__name__)
 
@@ -256,15 +258,18 @@ class _Listener:
         self,
         node: Redis,
         receive: Callable[[str, bytes], None],
-        move: Callable[[Iterable[str]], Awaitable[None]],
+        move: Callable[[Iterable[str]], Coroutine[Any, Any, None]],
     ) -> None:
         self._node = node
         self._receive = receive
         self._move = move
         self._channels: dict[str, asyncio.Event] = {}
         self._wanted: deque[str] = deque()
-        self._changed = asyncio.Event()
+        self._wanting = asyncio.Event()
         self._failures = 0
+        self._line: Line | None = None
+        self._heard = self._pinged = False
+        self._moving: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def add(self, channel: str, subscribed: asyncio.Event) -> None:
@@ -272,74 +277,76 @@ class _Listener:
         if channel not in self._channels:
             self._channels[channel] = subscribed
             self._wanted.append(channel)
-            self._changed.set()
+            self._wanting.set()
+            self._subscribe()
 
     async def close(self) -> None:
-        await end(self._task)
+        for task in (self._task, *self._moving):
+            await end(task)
 
     async def _run(self) -> None:
         while True:
-            await self._changed.wait()
-            pubsub = cast(Any, self._node.pubsub())
+            await self._wanting.wait()
+            lost = asyncio.Event()
             try:
-                await self._serve(pubsub)
+                self._line = await Line.open(self._node.connection_pool, self._on_reply, lost.set)
+                self._subscribe()
+                await self._until(lost)
             except (RedisError, OSError) as error:
                 logger.warning("lost the connection for wake-ups (%s); connecting again", error or type(error).__name__)
             except Exception:
                 logger.exception("the connection for wake-ups has a fault; connecting again")
             finally:
-                await pubsub.aclose()
-            lost = self._forget(list(self._channels))
+                if self._line is not None:
+                    self._line.cut()
+                    self._line = None
+            given_up = self._forget(list(self._channels))
             self._failures = min(self._failures + 1, 6)
             await asyncio.sleep(random.uniform(0.5, 1) * min(2.0, 0.05 * 2**self._failures))  # noqa: S311
-            await self._move(lost)
+            await self._move(given_up)
 
     def _forget(self, channels: Iterable[str]) -> list[str]:
         forgotten = [channel for channel in channels if channel in self._channels]
         for channel in forgotten:
             self._channels.pop(channel).clear()
         self._wanted = deque(channel for channel in self._wanted if channel in self._channels)
+        if not self._channels:
+            self._wanting.clear()
         return forgotten
 
-    async def _serve(self, pubsub: Any) -> None:
-        """Subscribes to what is wanted and listens, until one of the two fails."""
-        await self._subscribe(pubsub)
-        await until_one_ends(self._keep_subscribing(pubsub), self._listen(pubsub))
-
-    async def _keep_subscribing(self, pubsub: Any) -> None:
+    async def _until(self, lost: asyncio.Event) -> None:
+        """Listens until the connection is lost; one that answers no ping is."""
         while True:
-            await self._changed.wait()
-            await self._subscribe(pubsub)
-
-    async def _subscribe(self, pubsub: Any) -> None:
-        self._changed.clear()
-        while self._wanted:
-            await pubsub.ssubscribe(self._wanted.popleft())
-
-    async def _listen(self, pubsub: Any) -> None:
-        pinged = False
-        while True:
-            try:
-                message = await pubsub.get_message(timeout=SECONDS_TO_PING)
-            except MovedError as error:
-                await self._let_go(slot=error.slot_id)
-                continue
-            if message is None:
-                if pinged:
+            self._heard = False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(lost.wait(), SECONDS_TO_PING)
+                raise RedisConnectionError("the store closed it")
+            if not self._heard:
+                if self._pinged:
                     raise RedisConnectionError("no answer to a ping")
-                await pubsub.ping()
-                pinged = True
-                continue
-            pinged = False
-            channel = message["channel"].decode() if message["channel"] else ""
-            if message["type"] == "smessage":
-                self._receive(channel, message["data"])
-            elif message["type"] == "ssubscribe" and channel in self._channels:
-                self._failures = 0
-                self._channels[channel].set()
-            elif message["type"] == "sunsubscribe":
-                await self._move(self._forget([channel]))
+                self._pinged = True
+                cast(Line, self._line).send("PING")
 
-    async def _let_go(self, slot: int) -> None:
-        """The node answered that another one serves this slot."""
-        await self._move(self._forget([name for name in self._channels if key_slot(name.encode()) == slot]))
+    def _subscribe(self) -> None:
+        while self._line is not None and self._wanted:
+            self._line.send("SSUBSCRIBE", self._wanted.popleft())
+
+    def _on_reply(self, reply: Any) -> None:
+        self._heard, self._pinged = True, False
+        if isinstance(reply, MovedError):
+            self._let_go(self._forget([name for name in self._channels if key_slot(name.encode()) == reply.slot_id]))
+        elif isinstance(reply, BaseException):
+            raise reply
+        elif reply[0] == b"smessage":
+            self._receive(reply[1].decode(), reply[2])
+        elif reply[0] == b"ssubscribe" and (channel := reply[1].decode()) in self._channels:
+            self._failures = 0
+            self._channels[channel].set()
+        elif reply[0] == b"sunsubscribe":
+            self._let_go(self._forget([reply[1].decode()]))
+
+    def _let_go(self, channels: list[str]) -> None:
+        """Another node serves these channels now."""
+        moving = asyncio.get_running_loop().create_task(self._move(channels))
+        self._moving.add(moving)
+        moving.add_done_callback(self._moving.discard)

@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 
 from ..outcomes import Limits
 from . import Attempt, Backoff, LinkError, RefusedError, TakenJob
+from .line import Commands, Line
 from .registration import Registered, Registration, UnreachableError
 
 logger = logging.getLogger("runlane.link")
@@ -29,7 +30,9 @@ logger = logging.getLogger("runlane.link")
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
 OFFER_SECONDS = 1.0
 
-COMMAND_CONNECTIONS = 16
+# Bytes of a call that is large.
+LARGE = 65536
+LARGE_CONNECTIONS = 8
 LEAVE_SECONDS = 5.0
 
 # A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
@@ -87,24 +90,44 @@ class _Store:
             "protocol": 2,
             "health_check_interval": 0,
         }
-        self.commands: Any = Redis.from_pool(
+        self._pool = ConnectionPool.from_url(url, socket_timeout=seconds, **options)
+        self._commands = Commands(self._pool)
+        self._large: Any = Redis.from_pool(
             BlockingConnectionPool.from_url(
-                url, max_connections=COMMAND_CONNECTIONS, timeout=None, socket_timeout=None, **options
+                url, max_connections=LARGE_CONNECTIONS, timeout=None, socket_timeout=None, **options
             )
         )
-        self.messages: Any = Redis.from_pool(ConnectionPool.from_url(url, socket_timeout=seconds, **options))
 
     @classmethod
     async def open(cls, registered: Registered) -> "_Store":
         url = await _node_url(registered) if registered.cluster else registered.url
         return cls(registered, url)
 
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function. What is large gets a connection of its own, so that no sign of life waits behind it."""
+        command = ("FCALL", f"{self.registered.library}_{name}", 1, self.registered.base, *arguments)
+        size = sum(len(argument) for argument in arguments if isinstance(argument, str | bytes))
+        if size > LARGE or name == "fetch":
+            async with asyncio.timeout(self.seconds):
+                return await self._large.execute_command(*command)
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await self._commands.execute(*command)
+        except TimeoutError:
+            self._commands.cut()
+            raise
+
+    async def listen(self, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
+        line = await Line.open(self._pool, on_message, on_lost)
+        line.send("SSUBSCRIBE", f"{self.registered.base}:worker:{self.registered.worker}")
+        return line
+
     async def close(self) -> None:
-        for client in (self.commands, self.messages):
-            try:
-                await client.aclose()
-            except (exceptions.RedisError, OSError):
-                logger.debug("could not close a connection", exc_info=True)
+        self._commands.cut()
+        try:
+            await self._large.aclose()
+        except (exceptions.RedisError, OSError):
+            logger.debug("could not close a connection", exc_info=True)
 
 
 async def _node_url(registered: Registered) -> str:
@@ -141,6 +164,7 @@ class _Inbox:
         self.offered = 0
         self.astray = True
         self._epoch = ""
+        self._offered_at = -OFFER_SECONDS
         self._arrived = asyncio.Event()
 
     def put(self, words: list[str], rest: bytes) -> None:
@@ -155,6 +179,18 @@ class _Inbox:
             TakenJob(Attempt(job, int(attempt)), rest[split:] if whole else None, rest[:split] if whole else b"")
         )
         self._arrived.set()
+
+    def put_all(self, jobs: list[TakenJob], offered: int) -> None:
+        """The reply to an offer: jobs, and how many more the store may send."""
+        self.received += len(jobs)
+        self.offered = offered
+        self._offered_at = time.monotonic()
+        self.jobs.extend(jobs)
+
+    def has_offer_for(self, room: int) -> bool:
+        """Whether the store may send about as much as there is room for, so that it need not be told anew."""
+        is_fresh = time.monotonic() - self._offered_at < OFFER_SECONDS
+        return is_fresh and 0 < self.offered <= room <= 2 * self.offered
 
     def take_all(self) -> list[TakenJob]:
         jobs = list(self.jobs)
@@ -232,26 +268,24 @@ class RedisLink:
             room = max(0, capacity())
             if not room and not inbox.offered:
                 return []
-            jobs = await self._offer(room)
-            if jobs or not room:
-                return jobs
-            await inbox.wait(OFFER_SECONDS)
+            if not inbox.has_offer_for(room):
+                await self._offer(room)
+            if room and not inbox.jobs:
+                await inbox.wait(OFFER_SECONDS)
         return [job for taken in inbox.take_all() if (job := await self._whole(taken)) is not None]
 
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._call("join", self.worker, *held()))
 
-    async def _offer(self, room: int) -> list[TakenJob]:
+    async def _offer(self, room: int) -> None:
         """Asks for jobs; what is left of the room is an offer to the store, which sends what comes."""
-        inbox = self._inbox
         try:
-            rows: list[Any] = await self._call("take", self.worker, room, inbox.received, repeat=False)
+            rows: list[Any] = await self._call("take", self.worker, room, self._inbox.received, repeat=False)
         except _LostReplyError:
-            inbox.mark_astray()  # the store may have given jobs that never came
-            return []
-        inbox.received += len(rows)
-        inbox.offered = room - len(rows)
-        return [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
+            self._inbox.mark_astray()  # the store may have given jobs that never came
+            return
+        jobs = [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
+        self._inbox.put_all(jobs, room - len(jobs))
 
     async def _whole(self, job: TakenJob) -> TakenJob | None:
         if job.input is not None:
@@ -287,9 +321,7 @@ class RedisLink:
         while True:
             store = self._store
             try:
-                async with store.messages.pubsub() as subscription:
-                    await subscription.ssubscribe(f"{store.registered.base}:worker:{self.worker}")
-                    await self._receive(subscription, store, backoff, on_stop)
+                await self._receive(store, backoff, on_stop)
             except (exceptions.RedisError, OSError) as error:
                 await self._recover(store, error, backoff)
 
@@ -305,39 +337,48 @@ class RedisLink:
         except UnreachableError as error:
             logger.warning("could not say goodbye to the gateway: %s", error)
 
-    async def _receive(
-        self, subscription: Any, store: _Store, backoff: Backoff, on_stop: Callable[[Attempt, str], None]
-    ) -> None:
-        while store is self._current:
-            # A short wait, so that a new registration is noticed.
-            message = await subscription.get_message(timeout=1.0)
-            if message is None:
-                continue
-            if message["type"] == "ssubscribe":
+    async def _receive(self, store: _Store, backoff: Backoff, on_stop: Callable[[Attempt, str], None]) -> None:
+        """Listens until the connection is lost or another registration takes this one's place."""
+        ended = asyncio.Event()
+        failure: list[BaseException] = []
+
+        def on_message(message: Any) -> None:
+            if isinstance(message, BaseException):
+                failure.append(message)
+                ended.set()
+            elif message[0] == b"ssubscribe":
                 backoff.reset()
                 self._inbox.mark_astray()  # what was sent before may be lost
                 self._on_connected()
-            elif message["type"] == "sunsubscribe":
-                raise exceptions.ConnectionError("the store moved the channel elsewhere")
-            elif message["type"] == "smessage":
-                head, _, rest = message["data"].partition(b"\n")
-                kind, *words = head.decode().split(" ")
-                if kind == "job":
-                    self._inbox.put(words, rest)
-                else:
-                    job, number, state = words
-                    on_stop(Attempt(job, int(number)), state)
+            elif message[0] == b"sunsubscribe":
+                ended.set()  # the store moved the channel elsewhere
+            elif message[0] == b"smessage":
+                self._on_message(message[2], on_stop)
+
+        line = await store.listen(on_message, ended.set)
+        try:
+            while store is self._current:
+                with suppress(TimeoutError):  # a short wait, so that a new registration is noticed
+                    await asyncio.wait_for(ended.wait(), 1.0)
+                    raise failure[0] if failure else exceptions.ConnectionError("the store ended the subscription")
+        finally:
+            line.cut()
+
+    def _on_message(self, message: bytes, on_stop: Callable[[Attempt, str], None]) -> None:
+        head, _, rest = message.partition(b"\n")
+        kind, *words = head.decode().split(" ")
+        if kind == "job":
+            self._inbox.put(words, rest)
+        else:
+            job, number, state = words
+            on_stop(Attempt(job, int(number)), state)
 
     async def _call(self, name: str, *arguments: Any, repeat: bool = True) -> Any:
         backoff = Backoff()
         while True:
             store = self._store
-            function = f"{store.registered.library}_{name}"
             try:
-                async with asyncio.timeout(store.seconds):
-                    reply = await store.commands.execute_command(
-                        "FCALL", function, 1, store.registered.base, *arguments
-                    )
+                reply = await store.call(name, *arguments)
             except (exceptions.RedisError, OSError) as error:
                 await self._recover(store, error, backoff)
                 if not repeat:

@@ -45,7 +45,7 @@ class Taken(NamedTuple):
     id: str
     attempt: int
     timeout: int
-    input: str
+    input: str | None
     request: str
 
 

@@ -209,6 +209,15 @@ class TestHandOver:
         assert await driver.call("fetch", id, 2) == ["STALE", "IN_PROGRESS"]
         assert await driver.call("fetch", "nobody", 1) == ["STALE", "GONE"]
 
+    async def test_of_a_large_job_is_answered_without_its_input(self, driver: Driver) -> None:
+        large = f'"{"x" * 70_000}"'
+        id = await driver.submit(input=large, request='{"r":1}')
+
+        (taken,) = await driver.take("w")
+
+        assert taken == (id, 1, taken.timeout, None, "")
+        assert await driver.call("fetch", id, 1) == [large, '{"r":1}']
+
     async def test_passes_a_worker_by_that_does_not_listen(self, driver: Driver) -> None:
         await driver.take("deaf", 1, 0)
 

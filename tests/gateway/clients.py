@@ -41,10 +41,12 @@ class Worker:
         self.call("renew", self.id, MINUTE_MS, 1, state, "")
 
     def take(self, capacity: int = 1) -> list[Taken]:
-        return [
-            Taken(id.decode(), attempt, timeout, input, request)
-            for id, attempt, timeout, input, request in self.call("take", self.id, capacity)
-        ]
+        jobs = []
+        for id, attempt, timeout, input, request in self.call("take", self.id, capacity):
+            if input is None:  # it is large
+                input, request = self.call("fetch", id, attempt)
+            jobs.append(Taken(id.decode(), attempt, timeout, input, request))
+        return jobs
 
     async def next(self) -> Taken:
         """The next job, when there is one."""

@@ -79,6 +79,11 @@ local function pairs_of(flat)
   return table
 end
 
+local function append(list, first, second)
+  list[#list + 1] = first
+  list[#list + 1] = second
+end
+
 -- Whether the endpoint is there, and not being removed.
 local function exists(base)
   local settings = load(base .. ':settings', 'version', 'removed')
@@ -159,14 +164,17 @@ local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created'
 
 local function load_held(base, id) return load(job_key(base, id), unpack(HELD)) end
 
--- The one way into a final state. `field` ('output', 'error' or nil) gets `value`.
-local function finalize(base, id, job, state, field, value, at)
+-- The one way into a final state. `field` ('output', 'error' or nil) gets `value`; `committed` is the attempt whose
+-- result this is, if any.
+local function finalize(base, id, job, state, field, value, at, committed)
   local key = job_key(base, id)
   detach(base, id, job)
-  redis.call('HSET', key, 'state', state, 'finished', at)
-  if field then redis.call('HSET', key, field, value) end
-  redis.call('HDEL', key, 'entry', 'progress', 'watchers')
-  if not RETRYABLE[state] then redis.call('HDEL', key, 'input', 'request') end
+  local fields, over = {'state', state, 'finished', at}, {'entry', 'progress', 'watchers'}
+  if field then append(fields, field, value) end
+  if committed then append(fields, 'committed', committed) end
+  if not RETRYABLE[state] then append(over, 'input', 'request') end
+  redis.call('HSET', key, unpack(fields))
+  redis.call('HDEL', key, unpack(over))
   keep_until(base, id, at + job.retention)
   redis.call('HINCRBY', base .. ':counts', state, 1)
   if not job.watchers then return end

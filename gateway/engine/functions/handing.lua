@@ -52,11 +52,12 @@ local function listens(base, worker)
   return redis.call('PUBSUB', 'SHARDNUMSUB', base .. ':worker:' .. worker)[2] > 0
 end
 
+local function is_small(input, request) return #input + #request <= PAYLOAD_IN_WAKEUP end
+
 -- Sends a begun job to its worker.
-local function send(base, worker, job)
+local function send(base, worker, epoch, job)
   local id, attempt, timeout, input, request = unpack(job)
-  local fits = #input + #request <= PAYLOAD_IN_WAKEUP
-  local epoch = redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or '0'
+  local fits = is_small(input, request)
   local head = table.concat({'job', epoch, id, attempt, timeout, fits and #request or -1}, ' ')
   redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
 end
@@ -68,35 +69,41 @@ local function note(base, worker, ...)
   redis.call('PEXPIRE', key, 60000, 'NX')
 end
 
-local function wait_for_more(base, worker, free)
-  note(base, worker, 'free', free)
-  redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
+-- Sets how many more jobs a worker takes, and puts it behind the others that wait.
+local function wait_for(base, worker, free)
+  if free > 0 then
+    redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
+  else
+    redis.call('ZREM', base .. ':waiting', worker)
+  end
 end
 
 -- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
-local function hand_over(base, at)
-  local waiting = base .. ':waiting'
-  local worker = redis.call('ZRANGE', waiting, 0, 0)[1]
-  while worker do
+-- `most`: how many jobs there are to give, where that is known: after each function, there are none or nobody waits.
+local function hand_over(base, at, most)
+  local left = most or math.huge
+  while left > 0 do
+    local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
+    if not worker then return end
     if listens(base, worker) then
       local job = begin_next(base, worker, at)
       if not job then return end
-      send(base, worker, job)
-      redis.call('ZREM', waiting, worker)
-      local known = load(base .. ':worker:' .. worker, 'given', 'free')
-      note(base, worker, 'given', (known.given or 0) + 1)
+      local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free')
       local free = (known.free or 1) - 1
-      if free > 0 then wait_for_more(base, worker, free) end
+      send(base, worker, known.epoch or '0', job)
+      note(base, worker, 'given', (known.given or 0) + 1, 'free', free)
+      wait_for(base, worker, free)
+      left = left - 1
     else
-      redis.call('ZREM', waiting, worker)
+      redis.call('ZREM', base .. ':waiting', worker)
     end
-    worker = redis.call('ZRANGE', waiting, 0, 0)[1]
   end
 end
 
 -- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages).
 -- Begins as many jobs as the worker can run; what is left of its capacity waits for jobs to come. Jobs on their way to
--- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}.
+-- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}; the input is nil
+-- when it is to be fetched, so that a reply stays short enough for others to wait behind it.
 local function take(keys, args)
   local base, worker, at = keys[1], args[1], now()
   local key = base .. ':worker:' .. worker
@@ -106,15 +113,16 @@ local function take(keys, args)
   while #jobs < capacity do
     local job = begin_next(base, worker, at)
     if not job then break end
+    if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
     jobs[#jobs + 1] = job
   end
-  redis.call('ZREM', base .. ':waiting', worker)
-  if #jobs > 0 then note(base, worker, 'given', given + #jobs) end
-  if #jobs < capacity then wait_for_more(base, worker, capacity - #jobs) end
+  local free = math.max(0, capacity - #jobs)
+  note(base, worker, 'given', given + #jobs, 'free', free)
+  wait_for(base, worker, free)
   return jobs
 end
 
--- fetch: job id, attempt. Returns {input, request} of a job that was too large for a message, or {'STALE', state}.
+-- fetch: job id, attempt. Returns {input, request} of a job that was too large to be sent, or {'STALE', state}.
 local function fetch(keys, args)
   local job, state = current(keys[1], args[1], args[2], 'input', 'request')
   if not job then return {'STALE', state} end

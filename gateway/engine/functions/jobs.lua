@@ -14,7 +14,7 @@ local function submit(keys, args)
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
   end
-  local numbers, replies = {}, {}
+  local numbers, replies, queued = {}, {}, 0
   for i = 1, #args, 10 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
@@ -52,9 +52,10 @@ local function submit(keys, args)
       redis.call('ZADD', base .. ':lifetimes', at + ttl, id)
       redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
       replies[#replies + 1] = {'NEW'}
+      queued = queued + 1
     end
   end
-  hand_over(base, at)
+  hand_over(base, at, queued)
   return replies
 end
 
@@ -111,8 +112,7 @@ local function finish(keys, args)
     if redis.call('HGET', key, 'committed') == attempt then return redis.status_reply('OK') end
     return {'STALE', job.state or 'GONE'}
   end
-  redis.call('HSET', key, 'committed', attempt)
-  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now())
+  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now(), attempt)
   return redis.status_reply('OK')
 end
 

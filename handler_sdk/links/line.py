@@ -1,0 +1,142 @@
+"""One connection to the store, straight from the socket to the parser and on to whoever waits.
+
+redis-py opens it, with all that belongs to that: addresses, TLS, users, Sentinel. What it does around each command from
+then on (streams, locks, a task's turn, a timer) takes longer than the store takes to answer, so the socket is taken
+over.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+from redis.asyncio.connection import DefaultParser
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+logger = logging.getLogger("runlane.line")
+
+_INCOMPLETE = object()
+
+
+class Line(asyncio.Protocol):
+    """The connection, from `open` to its loss."""
+
+    def __init__(self, writer: asyncio.StreamWriter, on_reply: Callable[[Any], None], on_lost: Callable[[], None]):
+        self.is_writable = True
+        self._writer = writer  # keeps the transport open
+        self._transport: Any = writer.transport
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._reader = hiredis.Reader(replyError=DefaultParser.parse_error, notEnoughData=_INCOMPLETE)
+
+    @classmethod
+    async def open(cls, pool: Any, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> "Line":
+        """Connects as one of the pool's connections would.
+
+        Args:
+            pool: redis-py's, with RESP2; it does not count this connection.
+            on_reply: gets each reply and each message, in order; an error as an exception.
+            on_lost: called once, when the connection is gone for whatever reason.
+
+        Raises:
+            RedisError, OSError: it cannot be made.
+        """
+        connection = pool.make_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        writer = connection._writer
+        connection._reader = connection._writer = None
+        line = cls(writer, on_reply, on_lost)
+        line._transport.set_protocol(line)
+        if line._transport.is_closing():  # lost in the meantime, so that nobody would tell us
+            raise RedisConnectionError("the store closed the connection")
+        return line
+
+    def write(self, packed: list[bytes]) -> None:
+        """Sends packed commands. While `is_writable` is false the socket is full, and they take memory."""
+        self._transport.writelines(packed)
+
+    def send(self, *command: Any) -> None:
+        """Packs and sends one command."""
+        self._transport.write(hiredis.pack_command(command))
+
+    def cut(self) -> None:
+        """Ends the connection at once."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Of asyncio: bytes came in."""
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                self._on_reply(reply)
+        except Exception:
+            logger.exception("the connection to the store has a fault and is cut")
+            self.cut()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Of asyncio: the connection is gone."""
+        self._on_lost()
+
+    def pause_writing(self) -> None:
+        """Of asyncio: the socket is full."""
+        self.is_writable = False
+
+    def resume_writing(self) -> None:
+        """Of asyncio: the socket has room."""
+        self.is_writable = True
+
+
+class Commands:
+    """Commands over one line, none of which waits for the reply to another. The line is made when it is needed."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._line: Line | None = None
+        self._opening = asyncio.Lock()
+        self._under_way: deque[asyncio.Future[Any]] = deque()
+
+    async def execute(self, *command: Any) -> Any:
+        """Returns the reply.
+
+        Raises:
+            RedisError: the store's error, or the connection's.
+            OSError: the store cannot be reached.
+        """
+        line = self._line or await self._open()
+        line.send(*command)
+        reply = asyncio.get_running_loop().create_future()
+        self._under_way.append(reply)
+        return await reply
+
+    def cut(self) -> None:
+        """Ends the connection: commands under way fail, the next one makes another."""
+        if self._line is not None:
+            self._line.cut()
+
+    async def _open(self) -> Line:
+        async with self._opening:
+            if self._line is None:
+                self._line = await Line.open(self._pool, self._on_reply, self._on_lost)
+            return self._line
+
+    def _on_reply(self, reply: Any) -> None:
+        waiting = self._under_way.popleft()
+        if waiting.done():
+            return  # whoever asked has gone away
+        if isinstance(reply, BaseException):
+            waiting.set_exception(reply)
+        else:
+            waiting.set_result(reply)
+
+    def _on_lost(self) -> None:
+        self._line = None
+        for waiting in self._under_way:
+            if not waiting.done():
+                waiting.set_exception(RedisConnectionError("the connection to the store was lost"))
+        self._under_way.clear()
