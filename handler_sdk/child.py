@@ -1,13 +1,14 @@
 """The process that imports the author's file and runs its handler.
 
-It knows no store and no gateway: jobs come, and chunks and results go, as frames over a socket to its worker. A thread
-reads that socket from the very beginning, so that a worker's death ends the process even while a model is loading.
+It knows no store and no gateway: jobs come, and chunks and results go, as frames over a socket to its worker. Whatever
+happens here, a thread ends the process when the worker is gone, even while a model is loading.
 """
 
 import ctypes
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -53,22 +54,38 @@ class Channel:
         host = LoopHost(config, self.send) if config.kind.is_async else ThreadHost(config, self.send)
         self._host = host
         report_to(self._report_progress)
-        host.serve()
+        host.serve(self)
         report_to(None)
 
     @property
     def has_served(self) -> bool:
         return self._host is not None
 
-    def read_forever(self) -> None:
+    @property
+    def _serving(self) -> Host:
+        assert self._host is not None  # noqa: S101  # it is the host who reads
+        return self._host
+
+    def end_with_worker(self) -> None:
+        """Waits until the other end of the socket is closed."""
+        hung_up = select.poll()
+        hung_up.register(self._connection, 0)
+        hung_up.poll()
+        _end_with_worker()
+
+    def fileno(self) -> int:
+        """For whoever waits until there is something to read."""
+        return self._connection.fileno()
+
+    def read(self) -> None:
+        """Does what the worker says; waits until it says something."""
         try:
-            while data := self._receive():
-                for kind, number, payload in self._buffer.feed(data):
-                    self._handle(kind, number, payload)
+            for kind, number, payload in self._buffer.feed(self._receive()):
+                self._handle(kind, number, payload)
         except BaseException:
             # Nobody would hear the worker any more.
             traceback.print_exc()
-        _end_with_worker()
+            _end_with_worker()
 
     def _receive(self) -> bytes:
         try:
@@ -81,17 +98,14 @@ class Channel:
             settings = json.loads(payload)
             self._limits = Limits(settings["output_limit"], settings["chunk_limit"])
             self._worker = settings["worker"]
-        elif self._host is None:
-            if kind is Kind.EXIT:
-                os._exit(0)
         elif kind is Kind.RUN:
-            self._run(self._host, number, payload)
+            self._run(self._serving, number, payload)
         elif kind is Kind.EXIT:
-            self._host.end()
+            self._serving.end()
         elif (job := self._jobs.get(number)) is None:
             pass  # it has ended meanwhile
         elif kind is Kind.STOP:
-            self._host.stop(job)
+            self._serving.stop(job)
         elif kind is Kind.CREDIT:
             job.window.give(int(payload))
 
@@ -142,7 +156,7 @@ def main(path: str, arguments: list[str]) -> int:
     # handler that does nothing, unlike an ignored signal, is not passed on to programs that the author starts.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    threading.Thread(target=channel.read_forever, name="runlane-frames", daemon=True).start()
+    threading.Thread(target=channel.end_with_worker, name="runlane-watch", daemon=True).start()
     return _run_file(channel, path, arguments)
 
 

@@ -6,7 +6,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 from .frames import Kind
@@ -92,8 +91,17 @@ class Concurrency:
         return True
 
 
+class Source(Protocol):
+    """Where jobs come from: what is read there calls `run`, `stop` and `end` of the host."""
+
+    def fileno(self) -> int: ...
+
+    def read(self) -> None:
+        """Waits for something to read, and does it."""
+
+
 class Host(Protocol):
-    def serve(self) -> None:
+    def serve(self, source: Source) -> None:
         """Runs jobs in the main thread, and elsewhere, until `end`."""
 
     def run(self, job: Job) -> None: ...
@@ -117,7 +125,8 @@ class ThreadHost:
         self._ended = False
         self._tick = threading.Event()
 
-    def serve(self) -> None:
+    def serve(self, source: Source) -> None:
+        threading.Thread(target=_read_forever, args=(source,), name="runlane-frames", daemon=True).start()
         self._concurrency.update()
         if not self._concurrency.is_fixed:
             threading.Thread(target=self._watch_concurrency, name="runlane-concurrency", daemon=True).start()
@@ -178,56 +187,52 @@ class ThreadHost:
                     self._changed.notify_all()
 
 
+def _read_forever(source: Source) -> None:
+    while True:
+        source.read()
+
+
 class LoopHost:
-    """Runs coroutines and async generators as tasks of one loop."""
+    """Runs coroutines and async generators as tasks of one loop, which also reads what the worker says: a thread of its
+    own for that would take another turn of the interpreter lock for each job."""
 
     def __init__(self, config: HandlerConfig, send: Send) -> None:
         self._config = config
         self._send = send
         self._concurrency = Concurrency(config, send)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop
-        self._ended: asyncio.Event
-        self._tick: asyncio.Event
+        self._ended = asyncio.Event()
+        self._tick = asyncio.Event()
 
-    def serve(self) -> None:
-        asyncio.run(self._serve())
+    def serve(self, source: Source) -> None:
+        asyncio.run(self._serve(source))
 
     def run(self, job: Job) -> None:
-        self._call(self._begin, job)
-
-    def stop(self, job: Job) -> None:
-        self._call(self._stop, job)
-
-    def end(self) -> None:
-        self._call(self._ended.set)
-
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the process is about to end
-            self._loop.call_soon_threadsafe(function, *arguments)
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ended, self._tick = asyncio.Event(), asyncio.Event()
-        self._concurrency.update()
-        watching = None if self._concurrency.is_fixed else asyncio.create_task(self._watch_concurrency())
-        self._send(Kind.READY, 0, b"")
-        await self._ended.wait()
-        if watching is not None:
-            watching.cancel()
-
-    def _begin(self, job: Job) -> None:
         task = asyncio.create_task(self._run(job, job.prepare(self._config)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def stop(self, job: Job) -> None:
+        if job.run is not None:
+            job.run.stop()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    async def _serve(self, source: Source) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(source, source.read)
+        self._concurrency.update()
+        watching = None if self._concurrency.is_fixed else asyncio.create_task(self._watch_concurrency())
+        self._send(Kind.READY, 0, b"")
+        await self._ended.wait()
+        loop.remove_reader(source)
+        if watching is not None:
+            watching.cancel()
+
     async def _run(self, job: Job, run: Run) -> None:
         job.end(await run.run_async())
         self._tick.set()
-
-    def _stop(self, job: Job) -> None:
-        if job.run is not None:
-            job.run.stop()
 
     async def _watch_concurrency(self) -> None:
         while True:
