@@ -11,8 +11,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import redis
@@ -81,19 +83,24 @@ def run_against_echo(url: str, folder: Path) -> dict[str, Any]:
 
 def runsync_against_round_trip(url: str) -> dict[str, Any]:
     """Median time of a /runsync by one client with an echo handler, and of a bare round trip."""
-    with gateway(url) as base, worker(base), httpx.Client(headers=headers(), timeout=30) as client:
+    # The standard library's client takes 0.2 ms for a request, httpx 0.5 ms: what is measured is the system behind it.
+    with gateway(url) as base, worker(base), contextlib.closing(HTTPConnection(urlsplit(base).netloc)) as client:
         wait_for_worker(base)
-        times = []
-        for _ in range(ROUND_TRIPS):
-            began = time.perf_counter()
-            answer = client.post(f"{base}/v2/{ENDPOINT}/runsync", content=roundtrip.BODY).json()
-            times.append(time.perf_counter() - began)
-            assert answer["status"] == "COMPLETED", answer
+        ours = statistics.median(runsync(client) for _ in range(ROUND_TRIPS))
         bare = roundtrip.measure(url, ROUND_TRIPS)
-    ours = statistics.median(times)
     return row(
         "/runsync, one client, median", f"{ours * 1000:.2f} ms", f"{bare * 1000:.2f} ms bare", ours / bare, "under 3"
     )
+
+
+def runsync(client: HTTPConnection) -> float:
+    """The time of one /runsync, in seconds."""
+    began = time.perf_counter()
+    client.request("POST", f"/v2/{ENDPOINT}/runsync", roundtrip.BODY, headers())
+    answer = client.getresponse().read()
+    took = time.perf_counter() - began
+    assert b"COMPLETED" in answer, answer
+    return took
 
 
 def cost_by_queue_length(url: str) -> list[dict[str, Any]]:
