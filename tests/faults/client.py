@@ -5,95 +5,94 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-import httpx
 
 from ..gateway.clients import API_KEY
 from .history import Acknowledged, Chunk, Delivered, Failed, History, Seen, Submitted
+from .http import Answer, CutOffError, Http, NotConnectedError
 from .record import parse_chunk
 
 SECONDS_TO_SUCCEED = 30.0
+SECONDS_TO_END = 60.0
+CALLS_AT_ONCE = 20
 SECONDS_BETWEEN_TRIES = 0.05
 
 
 class Client:
-    """A client of one endpoint behind several gateways."""
+    """A client of one endpoint behind several gateways.
+
+    counts_cut_off: whether it is a failure that a gateway took a request and went away without an answer.
+    """
+
+    counts_cut_off = False
 
     def __init__(self, urls: Sequence[str], endpoint: str, history: History, keep_alive: bool = True) -> None:
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=200 if keep_alive else 0)
-        self._gateways = [
-            httpx.AsyncClient(
-                base_url=url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=SECONDS_TO_SUCCEED, limits=limits
-            )
-            for url in urls
-        ]
-        self._path = f"/v2/{endpoint}"
+        headers = {"Authorization": f"Bearer {API_KEY}"}
+        self._gateways = [Http(url, headers, keep_alive) for url in urls]
+        self.path = f"/v2/{endpoint}"
         self._history = history
         self._turn = 0
-        self.seconds_to_succeed = SECONDS_TO_SUCCEED
-        self.retried_when_lost = True
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for gateway in self._gateways:
-            await gateway.aclose()
+            gateway.close()
 
-    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """The answer of the first gateway that is up. What no client should get goes into the history as a failure."""
-        deadline = time.monotonic() + self.seconds_to_succeed
+        deadline = time.monotonic() + SECONDS_TO_SUCCEED
         while True:
-            what = ""
             try:
-                response = await self.once(method, path, **options)
-            except httpx.ConnectError as error:
-                what = repr(error)
-            except httpx.TransportError as error:
-                what = repr(error)
-                if not self.retried_when_lost:
+                answer = await self.once(method, path, body, headers)
+            except (NotConnectedError, CutOffError) as error:
+                what = str(error)
+                if self.counts_cut_off and isinstance(error, CutOffError):
                     self._history.add(Failed(f"no answer to {method} {path}: {what}"))
             else:
-                if response.status_code != 503:
-                    if response.status_code >= 500:
-                        self._history.add(Failed(f"{response.status_code} for {method} {path}: {response.text}"))
-                    return response
-                what = response.text
-                if "retry-after" not in response.headers:
+                if answer.status != 503:
+                    if answer.status >= 500:
+                        self._history.add(Failed(f"{answer.status} for {method} {path}: {answer.text}"))
+                    return answer
+                what = answer.text
+                if "retry-after" not in answer.headers:
                     self._history.add(Failed(f"503 without Retry-After for {method} {path}"))
             assert time.monotonic() < deadline, f"{method} {path}: {what}"
             await asyncio.sleep(SECONDS_BETWEEN_TRIES)
 
-    async def once(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def once(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """The answer of one gateway, whatever it is."""
-        return await self._next().request(method, self._path + path, **options)
+        return await self._next().request(method, self.path + path, body, headers)
 
-    async def run(self, *, query: str = "", key: str | None = None, **input: Any) -> str:
+    async def run(self, *, key: str | None = None, policy: dict[str, Any] | None = None, **input: Any) -> str:
         """Submits a job, as often as it takes, and returns its id."""
-        return str((await self._submit(f"/run{query}", key, input))["id"])
+        body = {"input": input} | ({"policy": policy} if policy else {})
+        return str((await self._submit("/run", key, body))["id"])
 
     async def runsync(self, *, key: str | None = None, **input: Any) -> str:
         """The same, and waits for its end, or as long as the gateway does."""
         asked = time.monotonic()
-        reply = await self._submit("/runsync", key, input)
+        reply = await self._submit("/runsync", key, {"input": input})
         self._see(reply, asked)
         return str(reply["id"])
 
     async def status(self, job: str) -> dict[str, Any]:
         asked = time.monotonic()
-        response = await self.request("GET", f"/status/{job}")
-        if response.status_code != 200:
-            self._history.add(Failed(f"{response.status_code} for the status of job {job}"))
+        answer = await self.request("GET", f"/status/{job}")
+        if answer.status != 200:
+            self._history.add(Failed(f"{answer.status} for the status of job {job}"))
             return {"id": job, "status": "GONE"}
-        return self._see(response.json(), asked)
+        return self._see(answer.json(), asked)
 
     async def final(self, job: str) -> dict[str, Any]:
         """The job, once it is final."""
         while True:
             asked = time.monotonic()
-            response = await self.request("GET", f"/status-sync/{job}?wait=5000")
-            assert response.status_code == 200, f"{response.status_code} for {job}: {response.text}"
-            reply = self._see(response.json(), asked)
+            answer = await self.request("GET", f"/status-sync/{job}?wait=5000")
+            assert answer.status == 200, f"{answer.status} for {job}: {answer.text}"
+            reply = self._see(answer.json(), asked)
             if reply["status"] not in ("IN_QUEUE", "IN_PROGRESS"):
                 return reply
 
@@ -109,61 +108,58 @@ class Client:
     async def cancel(self, job: str) -> str:
         """Cancels the job; returns the state that it has then."""
         asked = time.monotonic()
-        response = await self.request("POST", f"/cancel/{job}")
-        assert response.status_code == 200, response.text
-        reply = response.json()
+        answer = await self.request("POST", f"/cancel/{job}")
+        assert answer.status == 200, answer.text
+        reply = answer.json()
         if reply["status"] == "CANCELLED":  # the others are without their output here
             self._see(reply, asked)
         return str(reply["status"])
 
     async def health(self) -> dict[str, dict[str, int]]:
-        response = await self.request("GET", "/health")
-        assert response.status_code == 200, response.text
-        found: dict[str, dict[str, int]] = response.json()
+        answer = await self.request("GET", "/health")
+        assert answer.status == 200, answer.text
+        found: dict[str, dict[str, int]] = answer.json()
         return found
 
-    async def follow(self, job: str) -> list[Chunk]:
-        """Reads the job's events to their end, resuming where a connection was lost; returns the newest attempt's
-        chunks."""
-        reader = Reader()
-        deadline = time.monotonic() + 2 * self.seconds_to_succeed
+    async def follow(self, job: str, reader: "Reader | None" = None) -> list[Chunk]:
+        """Reads the job's events to their end, resuming where a connection was lost, or where `reader` has come to;
+        returns the newest attempt's chunks."""
+        reader = reader or Reader()
+        deadline = time.monotonic() + SECONDS_TO_END
         while not reader.ended:
             asked = time.monotonic()
             assert asked < deadline, f"the stream of {job} has not ended after {len(reader.chunks)} chunks"
             try:
-                async with self.stream(job, reader.position) as response:
-                    if response.status_code == 503:
-                        await asyncio.sleep(SECONDS_BETWEEN_TRIES)
-                        continue
-                    assert response.status_code == 200, response.status_code
-                    async for line in response.aiter_lines():
-                        reader.feed(line)
-            except httpx.TransportError:
+                async with self.stream(job, reader.position) as (status, lines):
+                    if status == 200:
+                        async for line in lines:
+                            reader.feed(line)
+                    assert status in (200, 503), f"{status} for the stream of {job}"
+            except (NotConnectedError, CutOffError):
+                pass
+            if not reader.ended:
                 await asyncio.sleep(SECONDS_BETWEEN_TRIES)
         assert reader.done is not None, f"the stream of {job} ended with an error"
         self._see(reader.done, asked)
         self._history.add(Delivered(job, tuple(reader.chunks), whole=True))
         return reader.chunks
 
-    @asynccontextmanager
-    async def stream(self, job: str, position: int) -> AsyncIterator[httpx.Response]:
-        """A stream of the job's events, from behind a position on."""
+    def stream(self, job: str, position: int) -> AbstractAsyncContextManager[tuple[int, AsyncIterator[str]]]:
+        """The status and the lines of a stream of the job's events, from behind a position on."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(position)}
-        path = f"{self._path}/stream/{job}"
-        async with self._next().stream("GET", path, headers=headers, timeout=SECONDS_TO_SUCCEED) as response:
-            yield response
+        return self._next().lines(f"{self.path}/stream/{job}", headers)
 
-    async def _submit(self, path: str, key: str | None, input: dict[str, Any]) -> dict[str, Any]:
+    async def _submit(self, path: str, key: str | None, body: dict[str, Any]) -> dict[str, Any]:
         key = key or uuid.uuid4().hex
         self._history.add(Submitted(key))
-        response = await self.request("POST", path, json={"input": input}, headers={"Idempotency-Key": key})
-        assert response.status_code == 200, response.text
-        reply: dict[str, Any] = response.json()
+        answer = await self.request("POST", path, body, {"Idempotency-Key": key})
+        assert answer.status == 200, answer.text
+        reply: dict[str, Any] = answer.json()
         self._history.add(Acknowledged(key, reply["id"]))
         return reply
 
-    async def _for_each_job(self, look: Any) -> None:
-        room = asyncio.Semaphore(50)
+    async def _for_each_job(self, look: Callable[[str], Awaitable[Any]]) -> None:
+        room = asyncio.Semaphore(CALLS_AT_ONCE)
 
         async def one(job: str) -> None:
             async with room:
@@ -175,7 +171,7 @@ class Client:
         self._history.add(Seen(reply["id"], reply["status"], reply.get("output", reply.get("error")), asked))
         return reply
 
-    def _next(self) -> httpx.AsyncClient:
+    def _next(self) -> Http:
         self._turn += 1
         return self._gateways[self._turn % len(self._gateways)]
 

@@ -4,29 +4,15 @@ from typing import Any
 
 import pytest
 
-from ..gateway.processes import listens
-from ..gateway.waiting import eventually_true
-from .deployment import SECONDS_TO_LOAD, Deployment, Node
+from .deployment import Deployment
 from .trial import Trial
-
-
-def start(deployment: Deployment) -> None:
-    """Starts its gateways and waits for them."""
-    for node in deployment.nodes:
-        node.start()
-    for node in deployment.nodes:
-        wait_for(node)
-
-
-def wait_for(node: Node) -> None:
-    eventually_true(lambda: listens(node.port), SECONDS_TO_LOAD)
 
 
 @pytest.fixture(scope="session")
 def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"), gateways=4)
     try:
-        start(deployment)
+        deployment.start()
         yield deployment
     finally:
         deployment.close()
@@ -40,14 +26,21 @@ def deployment(shared_deployment: Deployment) -> Iterator[Deployment]:
         node.reset()
 
 
+MakeDeployment = Callable[..., Deployment]
+
+
 @pytest.fixture
-def own_deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """A deployment that belongs to the test alone."""
-    deployment = Deployment(tmp_path)
-    try:
-        start(deployment)
-        yield deployment
-    finally:
+def make_deployment(tmp_path: Path) -> Iterator[MakeDeployment]:
+    """Makes a deployment that belongs to the test alone: of so many gateways, with these settings."""
+    made: list[Deployment] = []
+
+    def make(gateways: int, **settings: str) -> Deployment:
+        made.append(Deployment(tmp_path, gateways, **settings))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for deployment in made:
         deployment.close()
 
 
@@ -56,11 +49,13 @@ MakeTrial = Callable[..., Trial]
 
 @pytest.fixture
 async def make_trial(tmp_path: Path, endpoint: str) -> AsyncIterator[MakeTrial]:
-    """Makes the test's trial in a deployment; the other arguments are fields of its endpoint."""
+    """Makes the test's trials in a deployment; the other arguments are fields of the endpoint."""
     made: list[Trial] = []
 
     def make(deployment: Deployment, **fields: Any) -> Trial:
-        made.append(Trial(deployment, tmp_path, endpoint, **fields))
+        folder = tmp_path / f"trial-{len(made)}"
+        folder.mkdir()
+        made.append(Trial(deployment, folder, f"{endpoint}-{len(made)}", **fields))
         return made[-1]
 
     yield make

@@ -1,16 +1,20 @@
 """runlane as it is deployed: a store, gateways and workers as processes, and lines between them that can be broken."""
 
+import functools
 import json
+import math
 import os
 import signal
+import subprocess
 import sys
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..gateway.clients import API_KEY
 from ..gateway.processes import Process, listens
-from ..gateway.waiting import eventually
+from ..gateway.waiting import eventually, eventually_true
 from ..handler_sdk.conftest import WorkerProcess
 from ..stores import Server, free_port, valkey
 from .handler import CONCURRENCY_VARIABLE, KIND_VARIABLE
@@ -72,12 +76,19 @@ class Node:
 
 
 class Deployment:
-    """A store and two gateways over it."""
+    """A store and gateways over it."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, gateways: int, **settings: str) -> None:
         self.store = Server(folder / "store", valkey())
         self.store.start()
-        self.nodes = [Node(folder / f"gateway-{number}", self.store, **settings) for number in (1, 2)]
+        self.nodes = [Node(folder / f"gateway-{number}", self.store, **settings) for number in range(gateways)]
+
+    def start(self) -> None:
+        """Starts the gateways, and returns when they take requests."""
+        for node in self.nodes:
+            node.start()
+        for node in self.nodes:
+            eventually_true(functools.partial(listens, node.port), SECONDS_TO_LOAD)
 
     @property
     def urls(self) -> list[str]:
@@ -110,7 +121,7 @@ class Worker(WorkerProcess):
     """A worker of an endpoint with the tests' handler, of one kind."""
 
     def __init__(
-        self, node: Node, endpoint: Endpoint, history: History, kind: str = "plain", concurrency: int = 1, **more: str
+        self, node: Node, endpoint: Endpoint, history: History, kind: str, concurrency: int, more: Mapping[str, str]
     ) -> None:
         variables = {
             "RUNLANE_URL": node.url,
@@ -122,11 +133,18 @@ class Worker(WorkerProcess):
             CONCURRENCY_VARIABLE: str(concurrency),
         }
         command = [sys.executable, "-m", "handler_sdk", str(HANDLER)]
-        super().__init__(command, variables | more, history.log.parent)
+        super().__init__(command, variables | dict(more), history.log.parent)
 
     @property
     def runs(self) -> bool:
         return self.process.poll() is None
+
+    async def has_ended(self) -> None:
+        """Returns when its process has, however long it takes."""
+        await eventually(self._is_gone, math.inf)
+
+    async def _is_gone(self) -> bool:
+        return not self.runs
 
     async def is_loaded(self) -> bool:
         assert self.runs, self.log
@@ -143,11 +161,7 @@ class Worker(WorkerProcess):
     async def stop(self) -> None:
         """Ends it in good order."""
         self.process.send_signal(signal.SIGTERM)
-
-        async def look() -> bool:
-            return not self.runs
-
-        await eventually(look)
+        await eventually(self._is_gone)
         assert self.wait() == 0, self.log
 
     def kill(self) -> None:
@@ -161,7 +175,7 @@ async def ended(process: Process) -> None:
     async def look() -> bool:
         try:
             process.wait(0)
-        except Exception:
+        except subprocess.TimeoutExpired:
             return False
         return True
 

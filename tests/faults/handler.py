@@ -39,7 +39,7 @@ class Run:
         log.note(kind, self.job, self.attempt, **more)
 
     def start(self) -> None:
-        self.note("started", process=os.getpid())
+        self.note("started", clock=time.time())
 
     def pauses(self, number: int) -> Iterator[float]:
         """The sleeps, in seconds, before chunk `number`; dies instead, where it is told to."""

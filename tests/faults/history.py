@@ -51,6 +51,8 @@ class Started:
 
     job: str
     attempt: int
+    clock: float = field(default=0.0, compare=False)
+    """What the clock of its machine said, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class History:
         """How many chunks handlers have made for the job."""
         return sum(isinstance(event, Wrote) and event.job == job for event in read_log(self.log))
 
+    def started(self) -> set[tuple[str, int]]:
+        """The jobs and attempts that handlers have begun."""
+        return {(event.job, event.attempt) for event in read_log(self.log) if isinstance(event, Started)}
+
     def running(self) -> set[tuple[str, int]]:
         """The attempts whose handlers have begun and neither ended nor been ended. Plain functions do not say."""
         notes: dict[str, set[tuple[str, int]]] = defaultdict(set)
@@ -147,7 +153,6 @@ def read_log(log: Path) -> Iterator[Event]:
     for note in _notes(log):
         kind = note.pop("kind")
         if kind in _OF_HANDLERS:
-            note.pop("process", None)
             yield _OF_HANDLERS[kind](**note)
 
 

@@ -120,10 +120,10 @@ def test_an_answer_that_no_client_should_get() -> None:
 def test_what_handlers_wrote_down(tmp_path: Path) -> None:
     history = History(tmp_path / "log")
     lines = [
-        {"kind": "started", "job": "j", "attempt": 1, "process": 5},
+        {"kind": "started", "job": "j", "attempt": 1, "clock": 5.0},
         {"kind": "wrote", "job": "j", "attempt": 1, "number": 1},
         {"kind": "returned", "job": "j", "attempt": 1},
-        {"kind": "started", "job": "j", "attempt": 2, "process": 6},
+        {"kind": "started", "job": "j", "attempt": 2, "clock": 6.0},
         {"kind": "ended", "job": "j", "attempt": 1},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
