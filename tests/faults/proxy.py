@@ -55,8 +55,13 @@ class Proxy:
         self._thread.start()
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._listener.getsockname()
+        return host, port
+
+    @property
     def url(self) -> str:
-        return "redis://{}:{}".format(*self._listener.getsockname())
+        return "redis://{}:{}".format(*self.address)
 
     def hold(self, directions: frozenset[Direction] = BOTH) -> None:
         """A partition: connections stay open, but what is sent in these directions does not arrive before `heal`."""

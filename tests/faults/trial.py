@@ -56,16 +56,24 @@ class Trial:
         self._workers.append(worker)
         return worker
 
-    def keep_worker(self, node: Node, kind: str = "plain") -> "asyncio.Task[None]":
+    def keep_worker(self, node: Node, kind: str = "plain", concurrency: int = 1) -> "asyncio.Task[None]":
         """Has a worker run from now on, as a service manager does: when it has ended, another one takes its place."""
 
         async def keep() -> None:
             while True:
-                worker = self.begin_worker(node, kind)
+                worker = self.begin_worker(node, kind, concurrency)
                 await worker.has_ended()
 
         self._keepers.append(asyncio.create_task(keep()))
         return self._keepers[-1]
+
+    def running_workers(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.runs]
+
+    def pids(self) -> list[int]:
+        """The processes of gateways and workers that run now."""
+        gateways = [node.process.pid for node in self.deployment.nodes if node.process is not None]
+        return gateways + [worker.process.pid for worker in self.running_workers()]
 
     async def started(self, job: str, times: int = 1, seconds: float = 15.0) -> None:
         """Returns when handlers have begun so many attempts of the job."""
