@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 
+from ..gateway.waiting import eventually
 from .conftest import MakeTrial
 from .deployment import Deployment
 from .trial import Trial
 
 CLIENTS = 4
+REQUESTS_AT_ONCE = 20
+RESTARTS = 3
 KINDS = ("plain", "async generator")
 
 
@@ -19,7 +22,6 @@ async def test_fails_no_request(deployment: Deployment, make_trial: MakeTrial) -
 
     async def go_on(number: int) -> None:
         client = trial.make_client(*nodes, keep_alive=False)
-        client.counts_cut_off = True
         for turn in itertools.count(number):
             if not going_on:
                 return
@@ -42,8 +44,34 @@ async def test_fails_no_request(deployment: Deployment, make_trial: MakeTrial) -
     going_on = False
     await asyncio.gather(*tasks)
     await trial.settle()
-    # Nothing was started twice: what a worker held when it was told to end, it ended.
-    assert all(trial.history.starts(job) == [1] for job in trial.history.jobs)
+    # What a worker held when it was told to end, it ended. What was on its way to it went back and was no try.
+    assert {job: starts for job in trial.history.jobs if len(starts := trial.history.starts(job)) != 1} == {}
+
+
+async def test_of_a_gateway_cuts_off_no_request(trial: Trial) -> None:
+    """Each request is answered or finds no connection, also one that comes in the moment in which a gateway ends."""
+    *others, last = trial.deployment.nodes
+    client = trial.make_client(others[0], last, keep_alive=False)
+    client.counts_cut_off = True
+    asked, going_on = 0, True
+
+    async def go_on() -> None:
+        nonlocal asked
+        while going_on:
+            await client.health()
+            asked += 1
+
+    async def look() -> bool:
+        return asked >= enough
+
+    tasks = [asyncio.create_task(go_on()) for _ in range(REQUESTS_AT_ONCE)]
+    for _ in range(RESTARTS):
+        enough = asked + REQUESTS_AT_ONCE
+        await eventually(look)
+        await last.restart()
+    going_on = False
+    await asyncio.gather(*tasks)
+    trial.check()
 
 
 async def work_done(trial: Trial) -> None:
