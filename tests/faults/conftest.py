@@ -31,11 +31,11 @@ MakeDeployment = Callable[..., Deployment]
 
 @pytest.fixture
 def make_deployment(tmp_path: Path) -> Iterator[MakeDeployment]:
-    """Makes a deployment that belongs to the test alone: of so many gateways, with these settings."""
+    """Makes a deployment of the test alone; the arguments are those of `Deployment`, without the folder."""
     made: list[Deployment] = []
 
-    def make(gateways: int, **settings: str) -> Deployment:
-        made.append(Deployment(tmp_path, gateways, **settings))
+    def make(gateways: int, **more: str) -> Deployment:
+        made.append(Deployment(tmp_path, gateways, **more))
         made[-1].start()
         return made[-1]
 

@@ -78,8 +78,9 @@ class Node:
 class Deployment:
     """A store and gateways over it."""
 
-    def __init__(self, folder: Path, gateways: int, **settings: str) -> None:
-        self.store = Server(folder / "store", valkey())
+    def __init__(self, folder: Path, gateways: int, fsync: str = "everysec", **settings: str) -> None:
+        """`fsync`: when the store's file is on the disk; `settings`: of the gateways."""
+        self.store = Server(folder / "store", valkey(), appendfsync=fsync)
         self.store.start()
         self.nodes = [Node(folder / f"gateway-{number}", self.store, **settings) for number in range(gateways)]
 

@@ -38,6 +38,7 @@ SECONDS_TO_BE_FLAT = 120
 SECONDS_BETWEEN_SAMPLES = 1.0
 SECONDS_TO_WARM_UP = 10.0
 RETENTION_SECONDS = 20
+LONG_RETENTION_SECONDS = 1800
 MOST_GROWTH_OF_BYTES = 40_000_000
 MOST_GROWTH_OF_FILES = 40
 
@@ -165,8 +166,11 @@ async def test_faults_at_random(make_deployment: MakeDeployment, make_trial: Mak
     print(f"RUNLANE_SOAK_SEED={SEED}")
     chance = random.Random(SEED)
     is_long = SECONDS >= SECONDS_TO_BE_FLAT
-    settings = {"run_retention_seconds": str(RETENTION_SECONDS), "runsync_retention_seconds": str(RETENTION_SECONDS)}
-    deployment = make_deployment(2, **(settings if is_long else {"runsync_retention_seconds": "600"}))
+    retention = str(RETENTION_SECONDS if is_long else LONG_RETENTION_SECONDS)
+    # With `everysec` the store holds back what it has acknowledged while its disk is busy, and loses it when killed.
+    deployment = make_deployment(
+        2, fsync="always", run_retention_seconds=retention, runsync_retention_seconds=retention
+    )
     trial = make_trial(deployment, leaseSeconds=LEASE_SECONDS, attempts=ATTEMPTS)
     for node, kind in zip(itertools.cycle(deployment.nodes), KINDS, strict=False):
         trial.keep_worker(node, kind, CONCURRENCY)
