@@ -88,6 +88,7 @@ class Client:
 
     async def final(self, job: str) -> dict[str, Any]:
         """The job, once it is final."""
+        deadline = time.monotonic() + SECONDS_TO_END
         while True:
             asked = time.monotonic()
             answer = await self.request("GET", f"/status-sync/{job}?wait=5000")
@@ -95,6 +96,7 @@ class Client:
             reply = self._see(answer.json(), asked)
             if reply["status"] not in ("IN_QUEUE", "IN_PROGRESS"):
                 return reply
+            assert asked < deadline, f"not final: {reply}"
 
     async def all_final(self) -> None:
         """Waits for the end of every acknowledged job, and looks at each once more."""

@@ -3,7 +3,7 @@
 chunks      how many, at least 1 (3); a function or coroutine makes none, and only takes its time
 size        padding of each chunk, in bytes (0)
 pause       seconds before each chunk (0)
-until       before the last chunk, waits for this file
+until       before the last chunk, waits for this file, or for one of its name with the number of the attempt behind
 exit        ends its own process in the middle, with this status
 kill_worker kills its worker, and dies with it
 """
@@ -45,7 +45,7 @@ class Run:
         """The sleeps, in seconds, before chunk `number`; dies instead, where it is told to."""
         if number == self.numbers[-1]:
             self._die_if_told()
-            while "until" in self.told and not os.path.exists(self.told["until"]):
+            while "until" in self.told and not self._may_go_on(self.told["until"]):
                 yield SECONDS_BETWEEN_LOOKS
         if "pause" in self.told:
             yield self.told["pause"]
@@ -57,6 +57,9 @@ class Run:
     def result(self) -> dict[str, int]:
         self.note("returned")
         return {"attempt": self.attempt}
+
+    def _may_go_on(self, gate: str) -> bool:
+        return os.path.exists(gate) or os.path.exists(f"{gate}{self.attempt}")
 
     def _die_if_told(self) -> None:
         if "exit" in self.told:

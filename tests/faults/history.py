@@ -132,6 +132,10 @@ class History:
         """The attempts of the job that handlers have begun."""
         return [event.attempt for event in read_log(self.log) if isinstance(event, Started) and event.job == job]
 
+    def returned(self, job: str, attempt: int) -> bool:
+        """Whether the handler of this attempt has given its result."""
+        return Returned(job, attempt) in read_log(self.log)
+
     def written(self, job: str) -> int:
         """How many chunks handlers have made for the job."""
         return sum(isinstance(event, Wrote) and event.job == job for event in read_log(self.log))

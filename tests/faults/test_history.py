@@ -139,6 +139,8 @@ def test_what_handlers_wrote_down(tmp_path: Path) -> None:
     assert history.jobs == ["j"]
     assert history.starts("j") == [1, 2]
     assert history.written("j") == 1
+    assert history.returned("j", 1)
+    assert not history.returned("j", 2)
     assert history.running() == {("j", 2)}
 
 

@@ -42,17 +42,20 @@ async def partition_of_a_worker(trial: Trial, node: Node, healthy: Node, directi
     assert len(await reader) == 20
     assert trial.history.starts(job) == [1]
 
-    # longer: another one takes the job over, and what the first one says counts no more, though it arrives
+    # longer: another one takes the job over, and what the first one says meanwhile is refused when it arrives
     job = await trial.client.run(chunks=5, until=trial.gate)
     reader = asyncio.create_task(trial.client.follow(job))
     await trial.written(job, 4)
     line.hold(directions)
     second = await trial.start_worker(healthy, "generator")
     await trial.started(job, times=2)
-    trial.open_gate()
-    assert (await trial.client.final(job))["output"] == [f"2:{number}:" for number in range(1, 6)]
-    await trial.written(job, 10)  # the first worker's handler has come to its end as well
+    await trial.written(job, 8)
+    trial.open_gate(attempt=1)
+    await trial.written(job, 9)
     line.heal()
+    await first.said("counts no more", "its handler is stopped")
+    trial.open_gate(attempt=2)
+    assert (await trial.client.final(job))["output"] == [f"2:{number}:" for number in range(1, 6)]
     assert await reader == [(2, number) for number in range(1, 6)]
 
     # and it works again
@@ -61,6 +64,25 @@ async def partition_of_a_worker(trial: Trial, node: Node, healthy: Node, directi
     assert (await trial.client.final(job))["status"] == "COMPLETED"
     await trial.settle()
     assert first.runs
+
+
+async def test_of_a_worker_whose_result_comes_late(trial: Trial) -> None:
+    """It comes while the next attempt runs, and is refused."""
+    *_, node, healthy = trial.deployment.nodes
+    first = await trial.start_worker(node)
+    job = await trial.client.run(until=trial.gate)
+    await trial.started(job)
+    node.worker_line.hold()
+    await trial.start_worker(healthy)
+    await trial.started(job, times=2)
+    trial.open_gate(attempt=1)
+    await first.said(f"{job} (attempt 1) is COMPLETED")
+    node.worker_line.heal()
+    await first.said("counts no more")
+    assert (await trial.client.status(job))["status"] == "IN_PROGRESS"
+    trial.open_gate(attempt=2)
+    assert (await trial.client.final(job))["output"] == {"attempt": 2}
+    await trial.settle()
 
 
 async def test_of_gateways(deployment: Deployment, make_trial: MakeTrial) -> None:

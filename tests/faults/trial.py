@@ -31,9 +31,9 @@ class Trial:
         """A file that is there after `open_gate`; for the input `until` of the handler."""
         return str(self._gate)
 
-    def open_gate(self) -> None:
-        """Lets the jobs go on that wait for it."""
-        self._gate.touch()
+    def open_gate(self, attempt: int | None = None) -> None:
+        """Lets jobs go on that wait for it: all, or just this attempt."""
+        Path(f"{self.gate}{attempt or ''}").touch()
 
     def make_client(self, *nodes: Node, keep_alive: bool = True) -> Client:
         """A client that goes to the gateways of these nodes in turn; `client` goes to all."""
