@@ -15,14 +15,13 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
-import uvicorn
 import watchfiles
 
 from .app import App
 from .embedded import EmbeddedStore, die_with_parent
 from .engine.endpoints import ID
 from .errors import StartupError
-from .server import configuration, listen
+from .server import Server, configuration, listen
 from .settings import Settings
 
 SECONDS_TO_DRAIN = 35
@@ -64,7 +63,7 @@ class Development:
             stack.callback(store.stop)
             settings = Settings(redis_url=store.url, insecure=True, endpoints=(self._endpoint,))
             app = App(settings)
-            server = uvicorn.Server(configuration(app, settings, SECONDS_TO_DRAIN))
+            server = Server(configuration(app, settings, SECONDS_TO_DRAIN))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")
             thread.start()
             stack.callback(self._stop_gateway, app, server, thread)
@@ -84,7 +83,7 @@ class Development:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self._stop.set()
 
-    def _wait_for_gateway(self, server: uvicorn.Server, thread: threading.Thread) -> None:
+    def _wait_for_gateway(self, server: Server, thread: threading.Thread) -> None:
         while not server.started:
             if not thread.is_alive():
                 raise StartupError("the gateway did not start; see above")
@@ -139,7 +138,7 @@ class Development:
                 worker.wait()
         self._workers = []
 
-    def _stop_gateway(self, app: App, server: uvicorn.Server, thread: threading.Thread) -> None:
+    def _stop_gateway(self, app: App, server: Server, thread: threading.Thread) -> None:
         app.drain()
         server.should_exit = True
         thread.join()

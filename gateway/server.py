@@ -5,8 +5,10 @@ import contextlib
 import functools
 import gc
 import socket
+from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from .access.keys import ApiKeys, WorkerKeys
@@ -17,6 +19,53 @@ from .settings import Settings
 from .store import open_store
 
 SECONDS_TO_DRAIN = 30
+
+SECONDS_FOR_LAST_REQUESTS = 0.2
+"""What a client had sent when the server began to end is answered if it arrives within so long."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, but a connection without a request under way is not cut off while one may be on its way: the client
+    could not know whether it was executed."""
+
+    _ending = False
+
+    def shutdown(self) -> None:
+        """Of uvicorn: the server ends."""
+        self._ending = True
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        self.loop.call_later(SECONDS_FOR_LAST_REQUESTS, super().shutdown)
+
+    def on_headers_complete(self) -> None:
+        """Of httptools: a request begins."""
+        super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, but connections that nobody has accepted yet are, before the listener is closed, which resets them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn: the server ends."""
+        waiting = [connection for listener in sockets or () for connection in _waiting_at(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in waiting:
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            yield connection
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -44,7 +93,7 @@ def configuration(app: object, settings: Settings, seconds_to_drain: int) -> uvi
         factory=not isinstance(app, App),
         workers=settings.processes,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -80,7 +129,7 @@ def serve(settings: Settings) -> None:
         Multiprocess(config, sockets=[listener]).run()
     else:
         with contextlib.suppress(KeyboardInterrupt):  # raised again after the server has ended in order
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
 
 
 def check(settings: Settings) -> None:

@@ -214,7 +214,7 @@ class RunPod:
         text = call.header(b"last-event-id") or call.query.get("from", "0")
         if not (text.isascii() and text.isdigit() and len(text) < 16):
             raise BadRequest(f"the position to go on from must be a whole number, not {text[:40]!r}")
-        await self._engine.status(call.endpoint, job)  # errors get their status before the stream begins
+        await self._engine.read(call.endpoint, job, 0, 1)  # errors get their status before the stream begins
         await self._engine.wakeups.subscribe(call.endpoint)
         return EventSourceResponse(
             self._events(call.endpoint, job, int(text)), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
@@ -250,15 +250,18 @@ class _Follower:
                 found: Job | None = None
                 while found is None:
                     reading = await self._engine.read(self._endpoint, self._job, self._position)
-                    for event in self._stored(reading):
-                        yield event
+                    # In one piece: each would be sent by itself, and a page of them would keep all others waiting.
+                    if events := b"".join(self._stored(reading)):
+                        yield events
                     if not reading.chunks or self._position >= reading.job.chunks:
                         found = reading.job
+                if found.final:
+                    found = await self._engine.status(self._endpoint, self._job)  # with its output
                 while not found.final:
                     arrived = await watch.next(float("inf"))
                     if isinstance(arrived, Chunks) and arrived.first <= self._position + 1:
-                        for event in self._numbered(arrived.first, arrived.chunks):
-                            yield event
+                        if events := b"".join(self._numbered(arrived.first, arrived.chunks)):
+                            yield events
                     elif isinstance(arrived, Final) and arrived.position == self._position:
                         found = _job_of(self._job, arrived)
                     elif arrived is None:

@@ -11,6 +11,9 @@ from . import keys
 from .batching import Batcher
 from .wakeups import Wakeups
 
+BYTES_TO_READ = 262_144
+"""A reader that stops reading holds on to so many bytes of a stream, and all calls wait while they come."""
+
 
 class State(enum.StrEnum):
     """The states of a job, as RunPod names them."""
@@ -102,7 +105,8 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Chunks of a job from position `first` on. The newest attempt began after position `restarted`."""
+    """Chunks of a job from position `first` on. The newest attempt began after position `restarted`. `job` is without
+    its output, error and progress."""
 
     job: Job
     restarted: int
@@ -111,7 +115,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Polling(msgspec.Struct, frozen=True):
-    """Chunks that no poll has been given before."""
+    """Chunks that no poll has been given before. `job` is without its output, error and progress."""
 
     job: Job
     restarted: bool
@@ -193,7 +197,7 @@ class Engine:
         Raises:
             NotFound: no such job in this endpoint.
         """
-        reply = await self._call(endpoint, "read", job, after, count, self.wakeups.process)
+        reply = await self._call(endpoint, "read", job, after, count, BYTES_TO_READ, self.wakeups.process)
         described, restarted, first, chunks = reply or ([], 0, 0, [])
         return Reading(_job(job, described), restarted, first, chunks)
 

@@ -95,10 +95,4 @@ class Upkeep:
                 logger.info("endpoint %s: %d leases recovered, %d jobs timed out", endpoint, recovered, timed_out)
 
     async def _my_turn(self) -> bool:
-        commands = cast(Any, self._store.commands)
-        if await commands.set(keys.UPKEEP, self._process, nx=True, px=TURN_MS):
-            return True
-        if await commands.get(keys.UPKEEP) != self._process.encode():
-            return False
-        await commands.pexpire(keys.UPKEEP, TURN_MS)
-        return True
+        return bool(await self._batcher.call(keys.UPKEEP, "turn", self._process, TURN_MS))

@@ -225,8 +225,10 @@ class Wakeups:
             logger.warning("a message on %s makes no sense", channel)  # workers of the endpoint can write there too
             return
         endpoint = channel[channel.index("{") + 1 : channel.index("}")]
-        for watch in self._watches.get((endpoint, header.job), ()):
-            watch.put(_event(header, payload), len(payload))
+        if watches := self._watches.get((endpoint, header.job)):
+            event = _event(header, payload)
+            for watch in watches:
+                watch.put(event, len(payload))
 
     def _wake_everyone(self) -> None:
         for watches in self._watches.values():

@@ -841,7 +841,7 @@ class TestRead:
         job = await driver.begin()
         await driver.emit(job, 1, "a", "b", "c")
 
-        described, restarted, first, chunks = await driver.call("read", job.id, 1, 10, "")
+        described, restarted, first, chunks = await driver.call("read", job.id, 1, 10, 1_000_000, "")
 
         assert (described[0], restarted, first, chunks) == ("IN_PROGRESS", 0, 2, ["b", "c"])
 
@@ -850,17 +850,26 @@ class TestRead:
         await driver.emit(job, 1, *"abcde")
 
         position, read = 0, ""
-        while chunks := (reply := await driver.call("read", job.id, position, 2, ""))[3]:
+        while chunks := (reply := await driver.call("read", job.id, position, 2, 1_000_000, ""))[3]:
             assert reply[2] == position + 1
             position, read = reply[2] + len(chunks) - 1, read + "".join(chunks)
 
         assert read == "abcde"
 
+    @pytest.mark.parametrize(("most", "expected"), [(0, "a"), (1, "a"), (2, "ab"), (100, "abc" * 20)])
+    async def test_no_more_bytes_than_asked_for(self, driver: Driver, most: int, expected: str) -> None:
+        job = await driver.begin()
+        await driver.emit(job, 1, *"abc" * 20)
+
+        _, _, first, chunks = await driver.call("read", job.id, 0, 1000, most, "")
+
+        assert (first, "".join(chunks)) == (1, expected)
+
     async def test_does_not_move_the_mark_of_polls(self, driver: Driver) -> None:
         job = await driver.begin()
         await driver.emit(job, 1, "a")
 
-        await driver.call("read", job.id, 0, 10, "")
+        await driver.call("read", job.id, 0, 10, 1_000_000, "")
 
         assert (await driver.call("poll", job.id, ""))[2] == ["a"]
 
@@ -869,9 +878,9 @@ class TestRead:
         await driver.emit(first, 1, "a", "b")
         second = await lose(driver, first)
 
-        assert (await driver.call("read", first.id, 1, 10, ""))[1:] == [2, 3, []]
+        assert (await driver.call("read", first.id, 1, 10, 1_000_000, ""))[1:] == [2, 3, []]
         await driver.emit(second, 1, "A")
-        assert (await driver.call("read", first.id, 1, 10, ""))[1:] == [2, 3, ["A"]]
+        assert (await driver.call("read", first.id, 1, 10, 1_000_000, ""))[1:] == [2, 3, ["A"]]
 
     async def test_tells_where_the_kept_chunks_begin(self, driver: Driver) -> None:
         await driver.key("HSET", "settings", "stream_bytes", MEGABYTE)
@@ -879,12 +888,12 @@ class TestRead:
         for number in (1, 2, 3):
             await driver.emit(job, number, str(number) * (MEGABYTE // 2))
 
-        _, _, first, chunks = await driver.call("read", job.id, 0, 10, "")
+        _, _, first, chunks = await driver.call("read", job.id, 0, 10, 4 * MEGABYTE, "")
 
         assert (first, [chunk[0] for chunk in chunks]) == (2, ["2", "3"])
 
     async def test_of_no_job(self, driver: Driver) -> None:
-        assert await driver.call("read", "nobody", 0, 10, "process") == []
+        assert await driver.call("read", "nobody", 0, 10, 1_000_000, "process") == []
 
 
 class TestPoll:

@@ -32,6 +32,7 @@ local function position_of(base, job)
   end
 end
 
+local NEEDED = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'queue', 'entry', 'watchers'}
 local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'output', 'error', 'progress',
   'queue', 'entry', 'watchers'}
 
@@ -41,7 +42,7 @@ local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', '
 local function describe(base, id, job, at)
   if not job.state then return {} end
   local reply = {}
-  for i = 1, 10 do reply[i] = job[SHOWN[i]] end
+  for i = 1, 10 do reply[i] = job[SHOWN[i]] or false end
   if job.state == 'IN_QUEUE' then
     local workers = count_workers(base, at)
     reply[11] = position_of(base, job)
@@ -52,8 +53,8 @@ end
 
 -- status: job id, watching gateway process or ''. Returns as `describe`. Subscribe before calling with a process:
 -- the look and the watch are one step, so nothing can happen in between.
-local function status(keys, args)
-  local job = load(job_key(keys[1], args[1]), unpack(SHOWN))
+local function status(keys, args, fields)
+  local job = load(job_key(keys[1], args[1]), unpack(fields or SHOWN))
   if job.state and not FINAL[job.state] then add_watcher(keys[1], args[1], job.watchers, args[2]) end
   return describe(keys[1], args[1], job, now())
 end
@@ -71,36 +72,49 @@ local function unwatch(keys, args)
   return redis.call('HSET', key, 'watchers', table.concat(rest, ' '))
 end
 
-local function chunks_after(base, id, position, count)
-  local items = redis.call('XRANGE', chunks_key(base, id), '(' .. position .. '-0', '+', 'COUNT', count)
-  local chunks = {}
-  for i, item in ipairs(items) do chunks[i] = item[2][2] end
-  return chunks, items[1] and number_of(items[1][1]) or position + 1
+-- At least one chunk, if there is any, and no more than `count` or than `bytes` hold.
+local function chunks_after(base, id, position, count, bytes)
+  local chunks, first, size = {}, nil, 0
+  repeat
+    local step = math.min(count - #chunks, 16)
+    local items = redis.call('XRANGE', chunks_key(base, id), '(' .. position .. '-0', '+', 'COUNT', step)
+    for _, item in ipairs(items) do
+      size = size + #item[2][2]
+      if first and size > bytes then return chunks, first end
+      position = number_of(item[1])
+      first = first or position
+      chunks[#chunks + 1] = item[2][2]
+    end
+  until #items < step or #chunks >= count
+  return chunks, first or position + 1
 end
 
--- read: job id, position already read, most chunks to return, watching gateway process or ''.
--- Returns {status as `describe`, restarted (the position at which the newest attempt began), position of the first
--- chunk, chunks}; {} when there is no such job.
+-- read: job id, position already read, most chunks to return, most bytes of them, watching gateway process or ''.
+-- Returns {status as `describe` but without output, error and progress, which a reader of many pages would get with each,
+-- restarted (the position at which the newest attempt began), position of the first chunk, chunks}; {} when there is no
+-- such job.
 local function read(keys, args)
   local base, id = keys[1], args[1]
-  local described = status(keys, {id, args[4]})
+  local described = status(keys, {id, args[5]}, NEEDED)
   if #described == 0 then return {} end
   local restarted = tonumber(redis.call('HGET', job_key(base, id), 'restarted') or 0)
-  local chunks, first = chunks_after(base, id, math.max(tonumber(args[2]), restarted), args[3])
+  local chunks, first = chunks_after(base, id, math.max(tonumber(args[2]), restarted), tonumber(args[3]),
+    tonumber(args[4]))
   return {described, restarted, first, chunks}
 end
 
 -- poll: job id, gateway process. Hands out, once, the chunks that no poll has had, and moves the mark. When there are
 -- none and the job goes on, the process watches the job from then on.
--- Returns {status as `describe`, 1 when a new attempt began since the last poll, chunks}; {} for no such job.
+-- Returns {status as in `read`, 1 when a new attempt began since the last poll, chunks}; {} for no such job.
 local function poll(keys, args)
   local base, id = keys[1], args[1]
-  local described = status(keys, {id, ''})
+  local described = status(keys, {id, ''}, NEEDED)
   if #described == 0 then return {} end
   local key = job_key(base, id)
   local marks = load(key, 'mark', 'restarted', 'watchers')
   local mark, restarted = tonumber(marks.mark or 0), tonumber(marks.restarted or 0)
-  local chunks, first = chunks_after(base, id, math.max(mark, restarted), FINAL[described[1]] and 1e9 or 1000)
+  local chunks, first = chunks_after(base, id, math.max(mark, restarted), FINAL[described[1]] and 1e9 or 1000,
+    math.huge)
   if #chunks > 0 then
     redis.call('HSET', key, 'mark', first + #chunks - 1)
   elseif not FINAL[described[1]] then

@@ -82,4 +82,14 @@ local function upkeep(keys, args)
   return {recovered, #late, #ready, #over, gone}
 end
 
+-- turn: KEYS[1] is a key of its own; gateway process, ms. Whether it is this process that does upkeep for that long.
+-- A function, since a plain SET is refused when the store is out of memory, which only upkeep would change.
+local function turn(keys, args)
+  local holder = redis.call('GET', keys[1])
+  if holder and holder ~= args[1] then return 0 end
+  redis.call('SET', keys[1], args[1], 'PX', args[2])
+  return 1
+end
+
 register('upkeep', upkeep, 'allow-oom')
+register('turn', turn, 'allow-oom')
