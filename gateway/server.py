@@ -53,7 +53,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for connection in waiting:
-            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
         await super().shutdown(sockets)
 
     def _make_protocol(self) -> Protocol:
@@ -61,7 +62,7 @@ class Server(uvicorn.Server):
 
 
 def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
-    with contextlib.suppress(BlockingIOError):
+    with contextlib.suppress(OSError):  # there are no more
         while True:
             connection, _ = listener.accept()
             connection.setblocking(False)

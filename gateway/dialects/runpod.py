@@ -256,7 +256,7 @@ class _Follower:
                     if not reading.chunks or self._position >= reading.job.chunks:
                         found = reading.job
                 if found.final:
-                    found = await self._engine.status(self._endpoint, self._job)  # with its output
+                    found = await self._engine.status(self._endpoint, self._job, watch=True)  # with its output
                 while not found.final:
                     arrived = await watch.next(float("inf"))
                     if isinstance(arrived, Chunks) and arrived.first <= self._position + 1:

@@ -241,6 +241,8 @@ class _Pipe:
             self._under_way.popleft()
             cast(asyncio.TimerHandle, batch.timer).cancel()
             self._send()
+        if isinstance(reply, ReadOnlyError) and self._line is not None:
+            self._line.cut()  # a replica now; the next connection asks anew who is the primary
 
     def _on_lost(self) -> None:
         self._line = None

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import DefaultParser
@@ -51,19 +51,20 @@ class Line(asyncio.Protocol):
             raise
         writer = connection._writer
         connection._reader = connection._writer = None
+        if writer.transport.is_closing():  # lost in the meantime, so that nobody would tell us
+            raise RedisConnectionError("the store closed the connection")
         line = cls(writer, on_reply, on_lost)
         line._transport.set_protocol(line)
-        if line._transport.is_closing():  # lost in the meantime, so that nobody would tell us
-            raise RedisConnectionError("the store closed the connection")
         return line
 
     def write(self, packed: list[bytes]) -> None:
         """Sends packed commands. While `is_writable` is false the socket is full, and they take memory."""
-        self._transport.writelines(packed)
+        if not self._transport.is_closing():  # else `on_lost` is about to be called
+            self._transport.writelines(packed)
 
     def send(self, *command: Any) -> None:
         """Packs and sends one command."""
-        self._transport.write(hiredis.pack_command(command))
+        self.write([hiredis.pack_command(cast(Any, command))])
 
     def cut(self) -> None:
         """Ends the connection at once."""

@@ -272,20 +272,27 @@ class RedisLink:
                 await self._offer(room)
             if room and not inbox.jobs:
                 await inbox.wait(OFFER_SECONDS)
-        return [job for taken in inbox.take_all() if (job := await self._whole(taken)) is not None]
+        try:
+            jobs = await asyncio.gather(*map(self._whole, inbox.take_all()))
+        except LinkError:
+            inbox.mark_astray()  # none of them has begun
+            raise
+        return [job for job in jobs if job is not None]
 
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._call("join", self.worker, *held()))
 
     async def _offer(self, room: int) -> None:
         """Asks for jobs; what is left of the room is an offer to the store, which sends what comes."""
+        before = self._inbox.received
         try:
-            rows: list[Any] = await self._call("take", self.worker, room, self._inbox.received, repeat=False)
+            rows: list[Any] = await self._call("take", self.worker, room, before, repeat=False)
         except _LostReplyError:
             self._inbox.mark_astray()  # the store may have given jobs that never came
             return
         jobs = [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
-        self._inbox.put_all(jobs, room - len(jobs))
+        overtook = self._inbox.received - before  # messages that came before this reply used the offer up
+        self._inbox.put_all(jobs, room - len(jobs) - overtook)
 
     async def _whole(self, job: TakenJob) -> TakenJob | None:
         if job.input is not None:

@@ -68,6 +68,7 @@ async def make(own_store: Store, gone: list[tuple[str, str]]) -> AsyncIterator[M
     async def note(endpoint: str, worker: str) -> None:
         gone.append((endpoint, worker))
 
+    await Driver(own_store, "").load()
     batcher = Batcher(own_store)
 
     def make(process: str) -> Upkeep:
@@ -329,18 +330,14 @@ async def test_stop_ends_the_rounds_even_when_the_client_swallows_the_cancellati
     # it; the listener of the wake-ups and the connection of the batcher stop in the same way.)
     asked = asyncio.Event()
 
-    class Commands:
-        async def set(self, *_: object, **__: object) -> bool:
+    class Swallowing:
+        async def call(self, *_: object) -> bool:
             asked.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(SECONDS)
             return False
 
-        async def get(self, *_: object) -> bytes:
-            return b"another"
-
-    store: Any = SimpleNamespace(commands=Commands())
-    instance = Upkeep(store, cast(Any, None), "p", cast(Any, None))
+    instance = Upkeep(cast(Any, None), cast(Any, Swallowing()), "p", cast(Any, None))
     instance.start()
     await asked.wait()
 

@@ -165,5 +165,5 @@ local function join(keys, args)
 end
 
 register('take', take)
-register('fetch', fetch)
+register('fetch', fetch, 'no-writes')
 register('join', join)
