@@ -1,7 +1,6 @@
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.engine.upkeep import Upkeep
 
 from ..stores import Server, free_port
 from .clients import API_KEY, Target, Worker
@@ -306,42 +304,3 @@ async def test_an_idle_gateway_ends_soon(start: Start, target: Target) -> None:
         gateway.send(signal.SIGINT)
         assert gateway.wait(5) in (0, 130, -signal.SIGINT)
     assert "Traceback" not in gateway.log
-
-
-async def test_upkeep_ends_though_a_call_is_just_done() -> None:
-    """Python 3.11's `asyncio.wait_for`, which the store's client uses, loses a cancellation that comes at the moment at
-    which the call is done; a gateway that relies on one then never ends."""
-    stop = asyncio.Event()
-
-    class Commands:
-        calls = 0
-
-        async def set(self, *_: Any, **__: Any) -> bool:
-            return await asyncio.wait_for(self.send(), 10)
-
-        async def send(self) -> bool:
-            self.calls += 1
-            if self.calls == 2:
-                stop.set()
-            return False
-
-        async def get(self, _: str) -> bytes:
-            return b"another process"
-
-    class FakeStore:
-        commands = Commands()
-
-    async def stop_then() -> None:
-        await stop.wait()
-        await upkeep.stop()
-
-    upkeep = Upkeep(FakeStore(), None, "this process", None)  # type: ignore[arg-type]
-    stopping = asyncio.create_task(stop_then())
-    await asyncio.sleep(0)
-    upkeep.start()
-    done, _ = await asyncio.wait({stopping}, timeout=2)
-    for task in (upkeep._task, stopping):
-        assert task
-        task.cancel()
-    await asyncio.wait({stopping})
-    assert done, f"it still runs (Python {sys.version.split()[0]})"
