@@ -29,6 +29,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from .engine.tasks import end
 from .errors import StartupError
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -121,7 +122,7 @@ class Store:
     async def close(self) -> None:
         """Closes every connection."""
         if self._looking is not None:
-            self._looking.cancel()
+            await end(self._looking)
         await self.commands.aclose()
         for node in (*self._nodes.values(), *self._sentinels):
             await node.aclose()

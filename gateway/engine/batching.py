@@ -176,6 +176,7 @@ class _Pipe:
         self._connecting: asyncio.Task[None] | None = None
         self._waiting: list[_Call] = []
         self._turn_has_more = False
+        self._closed = False
         self._under_way: deque[_Batch] = deque()
 
     def add(self, call: _Call) -> None:
@@ -187,6 +188,7 @@ class _Pipe:
             self._loop.call_soon(self._end_turn)
 
     async def close(self) -> None:
+        self._closed = True
         if self._connecting is not None:
             await end(self._connecting)
         if self._line is not None:
@@ -200,7 +202,9 @@ class _Pipe:
     def _send(self) -> None:
         if not self._waiting or len(self._under_way) >= MOST_UNDER_WAY:
             return
-        if self._line is None:
+        if self._closed:
+            self._fail(Unavailable())
+        elif self._line is None:
             self._connecting = self._connecting or self._loop.create_task(self._connect())
         elif self._line.is_writable:
             waiting, self._waiting = self._waiting, []
@@ -249,7 +253,8 @@ class _Pipe:
         waiting, self._waiting = self._waiting, []
         self._fail(Unavailable())
         self._waiting = waiting  # these were never sent
-        self._lost()
+        if not self._closed:
+            self._lost()
         self._send()
 
     def _fail(self, error: BaseException) -> None:
