@@ -202,6 +202,21 @@ async def test_only_the_one_whose_turn_it_is_works(
     await more_rounds(rounds[1])
 
 
+async def go_through_an_outage(
+    instance: Upkeep, rounds: SimpleNamespace, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Starts the rounds and has them notice that the store is down; then it is back."""
+    instance.start()
+    await more_rounds(rounds)
+    server.stop()
+
+    async def noticed() -> bool:
+        return "cannot reach the store" in caplog.text
+
+    await eventually(noticed)
+    server.start()
+
+
 async def test_after_an_outage_workers_get_time_to_renew(
     make: Make, own_server: Server, own_driver: Driver, clock: Clock, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -209,15 +224,7 @@ async def test_after_an_outage_workers_get_time_to_renew(
     job = await own_driver.begin()
     instance = make("p")
     rounds = counted(instance, monkeypatch)
-    instance.start()
-    await more_rounds(rounds)
-    own_server.stop()
-
-    async def noticed() -> bool:
-        return "cannot reach the store" in caplog.text
-
-    await eventually(noticed)
-    own_server.start()
+    await go_through_an_outage(instance, rounds, own_server, caplog)
     await own_driver.silence()
     await more_rounds(rounds)
     assert await own_driver.state(job.id) == "IN_PROGRESS"
@@ -234,15 +241,7 @@ async def test_the_rest_goes_on_while_leases_settle(
     job = await own_driver.begin(timeout=5000)
     instance = make("p")
     rounds = counted(instance, monkeypatch)
-    instance.start()
-    await more_rounds(rounds)
-    own_server.stop()
-
-    async def noticed() -> bool:
-        return "cannot reach the store" in caplog.text
-
-    await eventually(noticed)
-    own_server.start()
+    await go_through_an_outage(instance, rounds, own_server, caplog)
     await own_driver.pass_time(5001)
 
     await more_rounds(rounds)
