@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from .encoding import to_json
 from .entry import PROCESS_VARIABLE, SOCKET_VARIABLE, WORKER_VARIABLE
-from .frames import FrameBuffer, Kind, encode_frame
+from .frames import READ_AT_ONCE, FrameBuffer, Kind, encode_frame
 from .hosts import Host, Job, LoopHost, ThreadHost
 from .outcomes import Limits, failed
 from .progress import report_to
@@ -89,7 +89,7 @@ class Channel:
 
     def _receive(self) -> bytes:
         try:
-            return self._connection.recv(262144)
+            return self._connection.recv(READ_AT_ONCE)
         except OSError:
             return b""
 

@@ -8,6 +8,9 @@ import struct
 from collections.abc import Iterator
 from enum import IntEnum
 
+READ_AT_ONCE = 65536
+"""Bytes. The C library maps memory anew for each buffer that is twice as large."""
+
 _HEADER = struct.Struct("!IBQ")
 
 
@@ -41,7 +44,7 @@ class FrameBuffer:
     def __init__(self) -> None:
         self._data = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """Adds data and gives the frames that are complete with it. Take them all before the next call."""
         self._data += data
         at = 0

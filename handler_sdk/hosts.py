@@ -202,7 +202,6 @@ class LoopHost:
         self._concurrency = Concurrency(config, send)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
-        self._tick = asyncio.Event()
 
     def serve(self, source: Source) -> None:
         asyncio.run(self._serve(source))
@@ -232,14 +231,9 @@ class LoopHost:
 
     async def _run(self, job: Job, run: Run) -> None:
         job.end(await run.run_async())
-        self._tick.set()
+        self._concurrency.update()
 
     async def _watch_concurrency(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._tick.wait(), MODIFIER_SECONDS)
-            except TimeoutError:
-                pass
-            else:
-                self._tick.clear()
+            await asyncio.sleep(MODIFIER_SECONDS)
             self._concurrency.update()

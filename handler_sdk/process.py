@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
-from .frames import FrameBuffer, Kind, encode_frame
+from .frames import READ_AT_ONCE, FrameBuffer, Kind, encode_frame
 
 OnFrame = Callable[[Kind, int, bytes], None]
 
@@ -88,14 +88,18 @@ class HandlerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-class _Frames(asyncio.Protocol):
+class _Frames(asyncio.BufferedProtocol):
     def __init__(self, on_frame: OnFrame) -> None:
         self.ended = asyncio.Event()
         self._on_frame = on_frame
-        self._buffer = FrameBuffer()
+        self._read = memoryview(bytearray(READ_AT_ONCE))
+        self._frames = FrameBuffer()
 
-    def data_received(self, data: bytes) -> None:
-        for kind, number, payload in self._buffer.feed(data):
+    def get_buffer(self, _hint: int) -> memoryview:
+        return self._read
+
+    def buffer_updated(self, count: int) -> None:
+        for kind, number, payload in self._frames.feed(self._read[:count]):
             self._on_frame(kind, number, payload)
 
     def connection_lost(self, _error: Exception | None) -> None:

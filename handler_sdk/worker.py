@@ -120,8 +120,7 @@ class Worker:
 
     async def _take(self) -> None:
         try:
-            for job in await self._link.take(self._capacity, self._held_jobs):
-                self._begin(job)
+            await self._link.take(self._capacity, self._held_jobs, self._begin)
         except LinkError as error:
             logger.error("the store hands out no jobs: %s", error)  # noqa: TRY400
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""Group commit: the calls that come up in one turn of the event loop go to the store together.
+"""Group commit: the calls that come up in one turn of the event loop while the store is at work go to it together.
 
 One connection per node of the store carries all calls, each batch written without waiting for the replies to those
 before it, and all submissions to one endpoint in a batch are one function call. The alternative, a pipeline object and
@@ -48,7 +48,7 @@ Resolve = Callable[["_Call | _Submissions", Any], None]
 
 
 class Batcher:
-    """Calls functions in the store, those of one turn of the event loop together."""
+    """Calls functions in the store, many together when there are many."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -181,8 +181,8 @@ class _Pipe:
 
     def add(self, call: _Call) -> None:
         self._waiting.append(call)
-        if len(self._waiting) >= MOST_IN_BATCH:
-            self._send()
+        if not self._under_way or len(self._waiting) >= MOST_IN_BATCH:
+            self._send()  # the store has nothing to do, or enough has gathered
         elif not self._turn_has_more:
             self._turn_has_more = True
             self._loop.call_soon(self._end_turn)

@@ -51,8 +51,11 @@ class Link(Protocol):
     async def join(self) -> None:
         """Registers the worker, however long the gateway takes to come up. Raises RefusedError."""
 
-    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]]) -> list[TakenJob]:
-        """At most `capacity()` jobs; waits about a second for one, and returns [] when none came.
+    async def take(
+        self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Callable[[TakenJob], None]
+    ) -> None:
+        """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
+        after about a second.
 
         `held` gives the ids of the jobs that the worker has. With no capacity, an offer to take more is withdrawn.
         """

@@ -17,11 +17,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 logger = logging.getLogger("runlane.line")
 
+BUFFER = 65536
+"""Bytes that are read at once."""
+
 _INCOMPLETE = object()
 
 
-class Line(asyncio.Protocol):
-    """The connection, from `open` to its loss."""
+class Line(asyncio.BufferedProtocol):
+    """The connection, from `open` to its loss. It reads into a buffer of its own: for an asyncio.Protocol a quarter of a
+    megabyte is mapped and given back for each read."""
 
     def __init__(self, writer: asyncio.StreamWriter, on_reply: Callable[[Any], None], on_lost: Callable[[], None]):
         self.is_writable = True
@@ -29,6 +33,7 @@ class Line(asyncio.Protocol):
         self._transport: Any = writer.transport
         self._on_reply = on_reply
         self._on_lost = on_lost
+        self._buffer = memoryview(bytearray(BUFFER))
         self._reader = hiredis.Reader(replyError=DefaultParser.parse_error, notEnoughData=_INCOMPLETE)
 
     @classmethod
@@ -70,10 +75,14 @@ class Line(asyncio.Protocol):
         """Ends the connection at once."""
         self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _hint: int) -> memoryview:
+        """Of asyncio: where to put what comes in."""
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
         """Of asyncio: bytes came in."""
         try:
-            self._reader.feed(data)
+            self._reader.feed(self._buffer[:count])
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 self._on_reply(reply)
         except Exception:
@@ -94,13 +103,17 @@ class Line(asyncio.Protocol):
 
 
 class Commands:
-    """Commands over one line, none of which waits for the reply to another. The line is made when it is needed."""
+    """Commands over one line, none of which waits for the reply to another. The line is made when it is needed, and cut
+    when it gives no reply within `seconds`."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, seconds: float) -> None:
         self._pool = pool
+        self._seconds = seconds
         self._line: Line | None = None
         self._opening = asyncio.Lock()
-        self._under_way: deque[asyncio.Future[Any]] = deque()
+        self._closed = False
+        self._under_way: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def execute(self, *command: Any) -> Any:
         """Returns the reply.
@@ -111,23 +124,42 @@ class Commands:
         """
         line = self._line or await self._open()
         line.send(*command)
-        reply = asyncio.get_running_loop().create_future()
-        self._under_way.append(reply)
+        loop = asyncio.get_running_loop()
+        reply = loop.create_future()
+        self._under_way.append((loop.time() + self._seconds, reply))
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._check)
         return await reply
 
-    def cut(self) -> None:
-        """Ends the connection: commands under way fail, the next one makes another."""
+    def close(self) -> None:
+        """Ends the connection: commands under way fail, and so do those to come."""
+        self._closed = True
         if self._line is not None:
             self._line.cut()
 
     async def _open(self) -> Line:
         async with self._opening:
             if self._line is None:
-                self._line = await Line.open(self._pool, self._on_reply, self._on_lost)
+                line = await Line.open(self._pool, self._on_reply, self._on_lost)
+                if self._closed:
+                    line.cut()
+                    raise RedisConnectionError("the connection to the store was closed")
+                self._line = line
             return self._line
 
+    def _check(self) -> None:
+        """One timer for all commands: one for each took longer than to send it."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if self._under_way:
+            limit = self._under_way[0][0]
+            if limit > loop.time():
+                self._timer = loop.call_at(limit, self._check)
+            elif self._line is not None:
+                self._line.cut()
+
     def _on_reply(self, reply: Any) -> None:
-        waiting = self._under_way.popleft()
+        _, waiting = self._under_way.popleft()
         if waiting.done():
             return  # whoever asked has gone away
         if isinstance(reply, BaseException):
@@ -137,7 +169,7 @@ class Commands:
 
     def _on_lost(self) -> None:
         self._line = None
-        for waiting in self._under_way:
+        for _, waiting in self._under_way:
             if not waiting.done():
                 waiting.set_exception(RedisConnectionError("the connection to the store was lost"))
         self._under_way.clear()

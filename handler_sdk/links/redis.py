@@ -91,7 +91,7 @@ class _Store:
             "health_check_interval": 0,
         }
         self._pool = ConnectionPool.from_url(url, socket_timeout=seconds, **options)
-        self._commands = Commands(self._pool)
+        self._commands = Commands(self._pool, seconds)
         self._large: Any = Redis.from_pool(
             BlockingConnectionPool.from_url(
                 url, max_connections=LARGE_CONNECTIONS, timeout=None, socket_timeout=None, **options
@@ -110,12 +110,7 @@ class _Store:
         if size > LARGE or name == "fetch":
             async with asyncio.timeout(self.seconds):
                 return await self._large.execute_command(*command)
-        try:
-            async with asyncio.timeout(self.seconds):
-                return await self._commands.execute(*command)
-        except TimeoutError:
-            self._commands.cut()
-            raise
+        return await self._commands.execute(*command)
 
     async def listen(self, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
         line = await Line.open(self._pool, on_message, on_lost)
@@ -123,7 +118,7 @@ class _Store:
         return line
 
     async def close(self) -> None:
-        self._commands.cut()
+        self._commands.close()
         try:
             await self._large.aclose()
         except (exceptions.RedisError, OSError):
@@ -153,7 +148,7 @@ class _LostReplyError(Exception):
 
 
 class _Inbox:
-    """Jobs that the store sent and the worker has not begun, and what the two know of each other.
+    """Jobs that the store sent, and what the two know of each other.
 
     received: jobs given since the epoch began. offered: how many more the store may send. astray: some may be lost.
     """
@@ -165,20 +160,27 @@ class _Inbox:
         self.astray = True
         self._epoch = ""
         self._offered_at = -OFFER_SECONDS
-        self._arrived = asyncio.Event()
+        self._begin: Begin | None = None
+        self._enough = 0
+        self._changed = asyncio.Event()
 
     def put(self, words: list[str], rest: bytes) -> None:
+        """A job came. While someone waits, one that is complete begins at once, before any other turn of the loop."""
         epoch, job, attempt, _, size = words
         if epoch != self._epoch:
             return  # given back since
         self.received += 1
         self.offered -= 1
         split = int(size)
-        whole = split >= 0
-        self.jobs.append(
-            TakenJob(Attempt(job, int(attempt)), rest[split:] if whole else None, rest[:split] if whole else b"")
-        )
-        self._arrived.set()
+        attempt_of = Attempt(job, int(attempt))
+        if split < 0:
+            self.jobs.append(TakenJob(attempt_of, None, b""))
+        elif self._begin is None:
+            self.jobs.append(TakenJob(attempt_of, rest[split:], rest[:split]))
+        else:
+            self._begin(TakenJob(attempt_of, rest[split:], rest[:split]))
+        if self.jobs or self.offered < self._enough:
+            self._changed.set()
 
     def put_all(self, jobs: list[TakenJob], offered: int) -> None:
         """The reply to an offer: jobs, and how many more the store may send."""
@@ -190,7 +192,7 @@ class _Inbox:
     def has_offer_for(self, room: int) -> bool:
         """Whether the store may send about as much as there is room for, so that it need not be told anew."""
         is_fresh = time.monotonic() - self._offered_at < OFFER_SECONDS
-        return is_fresh and 0 < self.offered <= room <= 2 * self.offered
+        return is_fresh and _enough_for(room) <= self.offered <= room
 
     def take_all(self) -> list[TakenJob]:
         jobs = list(self.jobs)
@@ -203,15 +205,28 @@ class _Inbox:
 
     def mark_astray(self) -> None:
         self.astray = True
-        self._arrived.set()
+        self._changed.set()
 
-    async def wait(self, seconds: float) -> None:
-        self._arrived.clear()
+    async def wait(self, room: int, begin: "Begin") -> None:
+        """Waits until there is more to do than to begin jobs: an offer that is used up, a job to be fetched."""
+        self._changed.clear()
         if self.jobs or self.astray:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._arrived.wait()
+        self._begin, self._enough = begin, _enough_for(room)
+        try:
+            async with asyncio.timeout(OFFER_SECONDS):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._begin = None
+
+
+def _enough_for(room: int) -> int:
+    return max(1, (room + 1) // 2)
+
+
+Begin = Callable[[TakenJob], None]
 
 
 class RedisLink:
@@ -260,24 +275,26 @@ class RedisLink:
                 logger.info("registered at %s as worker %s", self._registration.url, registered.worker)
                 return
 
-    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]]) -> list[TakenJob]:
+    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Begin) -> None:
         inbox = self._inbox
         if inbox.astray:
             await self.decline(held)
         if not inbox.jobs:
             room = max(0, capacity())
             if not room and not inbox.offered:
-                return []
+                return
             if not inbox.has_offer_for(room):
                 await self._offer(room)
             if room and not inbox.jobs:
-                await inbox.wait(OFFER_SECONDS)
+                await inbox.wait(room, begin)
         try:
             jobs = await asyncio.gather(*map(self._whole, inbox.take_all()))
         except LinkError:
             inbox.mark_astray()  # none of them has begun
             raise
-        return [job for job in jobs if job is not None]
+        for job in jobs:
+            if job is not None:
+                begin(job)
 
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._call("join", self.worker, *held()))
