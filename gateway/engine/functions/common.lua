@@ -134,10 +134,10 @@ local function detach(base, id, job)
   if job.state == 'IN_PROGRESS' then redis.call('ZREM', base .. ':timeouts', id) end
 end
 
-local function keep_until(base, id, at)
+local function keep_until(base, id, at, chunks)
   redis.call('ZADD', base .. ':lifetimes', at, id)
   redis.call('PEXPIREAT', job_key(base, id), at + FORGET_SLACK_MS)
-  redis.call('PEXPIREAT', chunks_key(base, id), at + FORGET_SLACK_MS)
+  if chunks then redis.call('PEXPIREAT', chunks_key(base, id), at + FORGET_SLACK_MS) end
 end
 
 -- Takes numbers for entries; returns the first. Taken before they are used, so that no number is ever used twice.
@@ -175,7 +175,7 @@ local function finalize(base, id, job, state, field, value, at, committed)
   if not RETRYABLE[state] then append(over, 'input', 'request') end
   redis.call('HSET', key, unpack(fields))
   redis.call('HDEL', key, unpack(over))
-  keep_until(base, id, at + job.retention)
+  keep_until(base, id, at + job.retention, job.chunks)
   redis.call('HINCRBY', base .. ':counts', state, 1)
   if not job.watchers then return end
   local fits = not field or #value <= PAYLOAD_IN_WAKEUP

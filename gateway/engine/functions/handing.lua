@@ -25,8 +25,8 @@ local function begin(base, queue, entry, id, worker, at)
 end
 
 -- Begins the next job for a worker, in the order of the queues; nil when none is left.
-local function begin_next(base, worker, at)
-  for _, queue in ipairs(QUEUES) do
+local function begin_next(base, worker, at, queues)
+  for _, queue in ipairs(queues or QUEUES) do
     repeat
       local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
       if read then
@@ -62,38 +62,40 @@ local function send(base, worker, epoch, job)
   redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
 end
 
--- Sets fields of what is known of a worker; `renew` lets them live on.
-local function note(base, worker, ...)
+-- Sets fields of what is known of a worker. They end with its signs of life: `renew` lets them live on.
+local function note(base, worker, is_new, ...)
   local key = base .. ':worker:' .. worker
   redis.call('HSET', key, ...)
-  redis.call('PEXPIRE', key, 60000, 'NX')
+  if is_new then redis.call('PEXPIRE', key, 60000, 'NX') end
 end
 
--- Sets how many more jobs a worker takes, and puts it behind the others that wait.
-local function wait_for(base, worker, free)
+-- Sets how many more jobs a worker takes, and puts it behind the others that wait; `turn` is the number of such steps in
+-- the same call.
+local function wait_for(base, worker, free, at, turn)
   if free > 0 then
-    redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
+    redis.call('ZADD', base .. ':waiting', at * 1024 + turn, worker)
   else
     redis.call('ZREM', base .. ':waiting', worker)
   end
 end
 
 -- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
--- `most`: how many jobs there are to give, where that is known: after each function, there are none or nobody waits.
-local function hand_over(base, at, most)
-  local left = most or math.huge
+-- `most`, `queues`: how many jobs there are to give, and where, if that is known: after each function, there are none or
+-- nobody waits.
+local function hand_over(base, at, most, queues)
+  local left, turn = most or math.huge, 0
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
     if not worker then return end
     if listens(base, worker) then
-      local job = begin_next(base, worker, at)
+      local job = begin_next(base, worker, at, queues)
       if not job then return end
       local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free')
       local free = (known.free or 1) - 1
       send(base, worker, known.epoch or '0', job)
-      note(base, worker, 'given', (known.given or 0) + 1, 'free', free)
-      wait_for(base, worker, free)
-      left = left - 1
+      note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
+      left, turn = left - 1, turn + 1
+      wait_for(base, worker, free, at, turn)
     else
       redis.call('ZREM', base .. ':waiting', worker)
     end
@@ -107,7 +109,8 @@ end
 local function take(keys, args)
   local base, worker, at = keys[1], args[1], now()
   local key = base .. ':worker:' .. worker
-  local given = tonumber(redis.call('HGET', key, 'given') or 0)
+  local known = redis.call('HGET', key, 'given')
+  local given = tonumber(known or 0)
   local capacity = args[2] - (given - (args[3] or given))
   local jobs = {}
   while #jobs < capacity do
@@ -117,8 +120,8 @@ local function take(keys, args)
     jobs[#jobs + 1] = job
   end
   local free = math.max(0, capacity - #jobs)
-  note(base, worker, 'given', given + #jobs, 'free', free)
-  wait_for(base, worker, free)
+  note(base, worker, not known, 'given', given + #jobs, 'free', free)
+  wait_for(base, worker, free, at, 0)
   return jobs
 end
 
@@ -159,7 +162,7 @@ local function join(keys, args)
     end
   end)
   local epoch = (redis.call('HGET', key, 'epoch') or 0) + 1
-  note(base, worker, 'given', 0, 'epoch', epoch)
+  note(base, worker, epoch == 1, 'given', 0, 'epoch', epoch)
   hand_over(base, at)
   return epoch
 end

@@ -14,7 +14,7 @@ local function submit(keys, args)
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
   end
-  local numbers, replies, queued = {}, {}, 0
+  local numbers, replies, queued, queues = {}, {}, 0, {}
   for i = 1, #args, 10 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
@@ -41,21 +41,23 @@ local function submit(keys, args)
       end
     else
       -- As many numbers as could be needed: one too many is only a gap.
+      if not numbers[queue] then queues[#queues + 1] = queue end
       local number = numbers[queue] or reserve(base, queue, #args / 10)
       numbers[queue] = number + 1
       local entry, key = number .. '-0', job_key(base, id)
+      local fields = {'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
+        'timeout', timeout, 'ttl', ttl, 'retention', retention}
+      if request ~= '' then append(fields, 'request', request) end
+      if watcher ~= '' then append(fields, 'watchers', watcher) end
       redis.call('XADD', queue_key(base, queue), entry, 'job', id)
-      redis.call('HSET', key, 'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
-        'timeout', timeout, 'ttl', ttl, 'retention', retention)
-      if request ~= '' then redis.call('HSET', key, 'request', request) end
-      if watcher ~= '' then redis.call('HSET', key, 'watchers', watcher) end
+      redis.call('HSET', key, unpack(fields))
       redis.call('ZADD', base .. ':lifetimes', at + ttl, id)
       redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
       replies[#replies + 1] = {'NEW'}
       queued = queued + 1
     end
   end
-  hand_over(base, at, queued)
+  hand_over(base, at, queued, #queues == 1 and queues)
   return replies
 end
 
@@ -158,7 +160,7 @@ end
 local function touch(keys, args)
   local base, id, at = keys[1], args[1], now()
   if redis.call('EXISTS', job_key(base, id)) == 0 then return 0 end
-  keep_until(base, id, at + args[2])
+  keep_until(base, id, at + args[2], true)
   return 1
 end
 
