@@ -90,6 +90,8 @@ class EmbeddedStore:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',
+            "auto-aof-rewrite-min-size": "256mb",
+            "rdbcompression": "no",
             "maxmemory-policy": "noeviction",
         }
         return "".join(f"{name} {value}\n" for name, value in options.items())

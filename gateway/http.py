@@ -154,7 +154,11 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         try:
-            answer = await self._answer(scope, receive)
+            if scope["method"] not in self._methods:
+                raise MethodNotAllowed(*self._methods)
+            call = Call(scope, receive)
+            self._check(call)
+            answer = await self._operation(call)
         except Error as error:
             answer = error_reply(error)
         except (*OUTAGES, RedisError) as error:
@@ -168,13 +172,6 @@ class Endpoint:
         else:
             await answer(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        if scope["method"] not in self._methods:
-            raise MethodNotAllowed(*self._methods)
-        call = Call(scope, receive)
-        self._check(call)
-        return await self._operation(call)
-
 
 def error_reply(error: Error) -> Reply:
     """An error as RunPod's clients know it."""
@@ -184,6 +181,7 @@ def error_reply(error: Error) -> Reply:
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends a whole answer."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body))]
-    headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+    if reply.headers:
+        headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

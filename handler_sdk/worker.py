@@ -145,7 +145,6 @@ class Worker:
         held = Held(number, job.attempt, Delivery(self._link, job.attempt, credit), orjson.dumps(fields))
         self._held[number] = held
         logger.info("job %s begins", job.attempt)
-        self._begin_delivery(held, self._deliver(held))
         self._tell_jobs()
 
     def _tell_jobs(self) -> None:
@@ -154,6 +153,12 @@ class Worker:
             if self._ready and self._process is not None and held.told is not None:
                 self._process.send(Kind.RUN, held.number, held.told)
                 held.told = None
+
+    def _delivery_of(self, held: Held) -> Delivery:
+        """The job's delivery, which begins when there is something to deliver."""
+        if held.task is None:
+            self._begin_delivery(held, self._deliver(held))
+        return held.delivery
 
     def _begin_delivery(self, held: Held, delivering: Coroutine[Any, Any, None]) -> None:
         held.task = self._begin_task(delivering)
@@ -293,9 +298,9 @@ class Worker:
         elif held.stopping:
             pass  # nothing that it says counts any more
         elif kind is Kind.CHUNK:
-            held.delivery.add_chunk(payload)
+            self._delivery_of(held).add_chunk(payload)
         elif kind is Kind.PROGRESS:
-            held.delivery.set_progress(payload)
+            self._delivery_of(held).set_progress(payload)
 
     def _on_done(self, held: Held, outcome: Outcome) -> None:
         self._failures = 0
@@ -304,7 +309,7 @@ class Worker:
         if not held.stopping:
             text = outcome.value.decode(errors="replace")[:200] if outcome.field == "error" else ""
             logger.info("job %s is %s%s", held.attempt, outcome.state, text and f": {text}")
-            held.delivery.end_with(outcome)
+            self._delivery_of(held).end_with(outcome)
         self._ran(held)
 
     def _refresh_when_idle(self) -> None:

@@ -25,8 +25,8 @@ from loadtest import roundtrip
 KEY = "bench-key-of-no-worth"
 ENDPOINT = "bench"
 CONNECTIONS = 64
-SECONDS = 5
-ROUNDS = 3
+SECONDS = 1
+ROUNDS = 15
 ROUND_TRIPS = 1000
 FEW, MANY = 10, 1_000_000
 CALLS = 500

@@ -1,5 +1,6 @@
 """The keys of clients and of workers. Only their SHA-256 is kept, and compared in constant time."""
 
+import functools
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -80,5 +81,8 @@ def _not_empty(key: str, setting: str) -> str:
     return key
 
 
+@functools.lru_cache(maxsize=1024)
 def _digest(key: str) -> bytes:
+    """Remembered for the keys last seen: OpenSSL takes as long for one as the rest of the check and the parsing of a
+    small job together."""
     return hashlib.sha256(key.encode()).digest()

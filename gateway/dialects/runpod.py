@@ -41,6 +41,7 @@ class Policy(msgspec.Struct):
     lowPriority: bool = False
 
 
+_NO_POLICY = Policy()
 _decode_request = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_policy = msgspec.json.Decoder(Policy | None).decode
 _decode_text = msgspec.json.Decoder(str | None).decode
@@ -314,9 +315,10 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
         policy = _decode_policy(fields["policy"]) if "policy" in fields else None
     except msgspec.ValidationError as error:
         raise BadRequest(_policy_error(str(error))) from None
-    policy = policy or Policy()
+    policy = policy or _NO_POLICY
     try:
-        _decode_text(fields.get("webhook", b"null"))
+        if "webhook" in fields:
+            _decode_text(fields["webhook"])
     except msgspec.ValidationError:
         raise BadRequest("webhook must be a string") from None
     ttl = call.milliseconds("ttl", *TTL_MS) or policy.ttl or DEFAULT_TTL_MS

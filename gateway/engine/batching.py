@@ -58,15 +58,11 @@ class Batcher:
 
     def call(self, base: str, function: str, *arguments: Argument) -> "asyncio.Future[Any]":
         """Calls one function. The future gets its reply, or `Unavailable` when the store is out of reach."""
-        call = _Call(base, function, arguments, self._loop.create_future())
-        self._add(call)
-        return call.future
+        return self._add(_Call(base, function, arguments, self._loop.create_future()))
 
     def submit(self, base: str, arguments: Sequence[Argument], size: int) -> "asyncio.Future[Any]":
         """Submits one job, of about `size` bytes; its reply is its own part of what the function `submit` returns."""
-        submission = _Submission(base, arguments, self._loop.create_future(), size)
-        self._add(submission)
-        return submission.future
+        return self._add(_Submission(base, "submit", arguments, self._loop.create_future(), size))
 
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""
@@ -74,15 +70,17 @@ class Batcher:
             await end(task)
         await asyncio.gather(*(pipe.close() for pipe in self._pipes.values()))
 
-    def _add(self, call: "_Call") -> None:
+    def _add(self, call: "_Call") -> "asyncio.Future[Any]":
         try:
             node = self._store.node_of(call.base)
         except (RedisError, OSError):
             call.resolve(Unavailable())
-            return
-        if node not in self._pipes:
-            self._pipes[node] = _Pipe(node, self._resolve, self._store.look_again)
-        self._pipes[node].add(call)
+        else:
+            pipe = self._pipes.get(node)
+            if pipe is None:
+                pipe = self._pipes[node] = _Pipe(node, self._resolve, self._store.look_again)
+            pipe.add(call)
+        return call.future
 
     def _resolve(self, call: "_Call | _Submissions", reply: Any) -> None:
         if isinstance(reply, MovedError | AskError) or _library_missing(reply):
@@ -104,13 +102,21 @@ class Batcher:
 
 
 class _Call:
-    __slots__ = ("arguments", "base", "function", "future")
+    __slots__ = ("arguments", "base", "function", "future", "size")
 
-    def __init__(self, base: str, function: str, arguments: Sequence[Argument], future: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self,
+        base: str,
+        function: str,
+        arguments: Sequence[Argument],
+        future: "asyncio.Future[Any]",
+        size: int = 0,
+    ) -> None:
         self.base = base
         self.function = function
         self.arguments = arguments
         self.future = future
+        self.size = size
 
     def command(self) -> tuple[Argument, ...]:
         return ("FCALL", f"{LIBRARY}_{self.function}", 1, self.base, *self.arguments)
@@ -125,11 +131,9 @@ class _Call:
 
 
 class _Submission(_Call):
-    __slots__ = ("size",)
+    """One that may share a call with others."""
 
-    def __init__(self, base: str, arguments: Sequence[Argument], future: "asyncio.Future[Any]", size: int) -> None:
-        super().__init__(base, "submit", arguments, future)
-        self.size = size
+    __slots__ = ()
 
 
 class _Submissions:

@@ -165,11 +165,11 @@ class Engine:
              job.request, watcher, job.idempotency_key, job.fingerprint),
             len(job.input) + len(job.request),
         )  # fmt: skip
-        if isinstance(reply, bytes):
+        if reply == b"NEW":
+            return job.id, State.IN_QUEUE
+        if reply == b"NO_ENDPOINT":
             raise NotFound(f"no endpoint {endpoint}")
         match reply[0]:
-            case b"NEW":
-                return job.id, State.IN_QUEUE
             case b"SAME":
                 return reply[1].decode(), State(reply[2].decode())
             case b"CONFLICT":

@@ -121,7 +121,7 @@ class Driver:
     async def submit(self, id: str | None = None, **options: Any) -> str:
         """Submits one new job and returns its id."""
         id = id or f"job-{next(self._ids)}"
-        assert await self.call("submit", *self.submission(id, **options)) == [["NEW"]]
+        assert await self.call("submit", *self.submission(id, **options)) == ["NEW"]
         return id
 
     async def deliver(self, worker: str = "w", queue: str = "normal", count: int = 1) -> list[str]:

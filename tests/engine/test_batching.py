@@ -51,7 +51,7 @@ async def test_concurrent_submissions_go_out_as_one_call(store: Store, batcher: 
     replies = await asyncio.gather(*(submit(batcher, driver, f"j{i}") for i in range(100)))
 
     assert await calls_served(store) - before == 1
-    assert replies == [[b"NEW"]] * 100
+    assert replies == [b"NEW"] * 100
     assert await driver.queued() == [f"j{i}" for i in range(100)]
 
 
@@ -82,7 +82,7 @@ async def test_each_caller_gets_its_own_reply(store: Store, batcher: Batcher, dr
         return_exceptions=True,
     )
 
-    assert replies[:4] == [[b"NEW"], b"NO_ENDPOINT", [b"SAME", b"a", b"IN_QUEUE"], 1]
+    assert replies[:4] == [b"NEW", b"NO_ENDPOINT", [b"SAME", b"a", b"IN_QUEUE"], 1]
     assert "GAP" in str(replies[4])
     assert replies[5] == 0
 
@@ -95,7 +95,7 @@ async def test_large_submissions_are_spread_over_calls(
 
     replies = await asyncio.gather(*(submit(batcher, driver, f"j{i}", input="x" * 4000) for i in range(10)))
 
-    assert replies == [[b"NEW"]] * 10
+    assert replies == [b"NEW"] * 10
     assert 3 <= await calls_served(store) - before <= 5
 
 
@@ -117,7 +117,7 @@ async def test_a_missing_library_is_loaded_and_the_calls_are_repeated(
         own_batcher.call(own_driver.base, "touch", "nobody", 1000),
     )
 
-    assert replies == [[b"NEW"], [b"NEW"], 0]
+    assert replies == [b"NEW", b"NEW", 0]
     assert await own_driver.queued() == ["a", "b"]
 
 
@@ -142,7 +142,7 @@ async def test_a_store_that_is_down_is_unavailable_until_it_is_back(
 
     own_server.start()
 
-    assert await submit(own_batcher, own_driver, "b") == [b"NEW"]
+    assert await submit(own_batcher, own_driver, "b") == b"NEW"
 
 
 async def test_what_was_acknowledged_survives_the_death_of_the_store(
@@ -170,7 +170,7 @@ async def test_a_full_store_refuses_jobs_and_lets_running_ones_end(
     await own_store.commands.config_set("maxmemory", 0)
     assert finished == b"OK"
     assert await own_driver.state(job.id) == "COMPLETED"
-    assert await submit(own_batcher, own_driver, "b") == [b"NEW"]
+    assert await submit(own_batcher, own_driver, "b") == b"NEW"
 
 
 async def test_a_store_that_has_become_a_replica_is_unavailable(
@@ -197,7 +197,7 @@ async def test_a_caller_that_goes_away_does_not_disturb_the_others(batcher: Batc
 
     futures[1].cancel()
 
-    assert [await futures[0], await futures[2]] == [[b"NEW"]] * 2
+    assert [await futures[0], await futures[2]] == [b"NEW"] * 2
     assert len(await driver.queued()) == 3
 
 
@@ -247,7 +247,7 @@ async def test_two_versions_of_the_library_live_side_by_side(store: Store, batch
     reply = await submit(batcher, driver, "a")
 
     libraries = await cast(Any, store.commands.execute_command("FUNCTION LIST"))
-    assert reply == [b"NEW"]
+    assert reply == b"NEW"
     assert [job.id for job in await driver.take()] == ["a"]
     assert LIBRARY in str(libraries)
     assert len(libraries) >= 2

@@ -31,7 +31,7 @@ class TestSubmit:
     async def test_puts_each_job_into_its_queue(self, driver: Driver) -> None:
         jobs = driver.submission("a") + driver.submission("b", queue="low") + driver.submission("c")
 
-        assert await driver.call("submit", *jobs) == [["NEW"]] * 3
+        assert await driver.call("submit", *jobs) == ["NEW"] * 3
 
         assert await driver.queued("normal") == ["a", "c"]
         assert await driver.queued("low") == ["b"]
@@ -64,7 +64,7 @@ class TestSubmit:
         with pytest.raises(ResponseError):
             await driver.call("submit", *broken)
 
-        assert await driver.call("submit", *driver.submission("c")) == [["NEW"]]
+        assert await driver.call("submit", *driver.submission("c")) == ["NEW"]
 
     async def test_is_idempotent_by_key(self, driver: Driver) -> None:
         await driver.submit("a", key="k", fingerprint="f")
@@ -78,7 +78,7 @@ class TestSubmit:
     async def test_is_idempotent_within_one_call(self, driver: Driver) -> None:
         jobs = driver.submission("a", key="k", fingerprint="f") + driver.submission("b", key="k", fingerprint="f")
 
-        assert await driver.call("submit", *jobs) == [["NEW"], ["SAME", "a", "IN_QUEUE"]]
+        assert await driver.call("submit", *jobs) == ["NEW", ["SAME", "a", "IN_QUEUE"]]
 
     async def test_the_same_key_finds_a_finished_job(self, driver: Driver) -> None:
         job = await driver.begin(key="k", fingerprint="f")

@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
             arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
-        assert self.call("submit", *arguments) == [["NEW"]] * count
+        assert self.call("submit", *arguments) == ["NEW"] * count
 
     def join(self, data: st.DataObject) -> None:
         """A worker comes back and has only some of its jobs; the others never reached it."""

@@ -107,7 +107,7 @@ class Jobs:
         reply = self._store.call(
             "submit", job, text, "normal", timeout_ms, 600000, 600000, request, "", "", "fingerprint"
         )
-        assert reply == [["NEW"]]
+        assert reply == ["NEW"]
         return job
 
     def fields(self, job: str) -> dict[str, str]:

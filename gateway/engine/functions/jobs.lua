@@ -3,7 +3,7 @@
 -- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
 -- body.
--- Returns for each job {'NEW'}, {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
+-- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
@@ -14,7 +14,7 @@ local function submit(keys, args)
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
   end
-  local numbers, replies, queued, queues = {}, {}, 0, {}
+  local numbers, replies, queued, queues, lifetimes = {}, {}, 0, {}, {}
   for i = 1, #args, 10 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
@@ -51,11 +51,14 @@ local function submit(keys, args)
       if watcher ~= '' then append(fields, 'watchers', watcher) end
       redis.call('XADD', queue_key(base, queue), entry, 'job', id)
       redis.call('HSET', key, unpack(fields))
-      redis.call('ZADD', base .. ':lifetimes', at + ttl, id)
       redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
-      replies[#replies + 1] = {'NEW'}
+      append(lifetimes, at + ttl, id)
+      replies[#replies + 1] = 'NEW'
       queued = queued + 1
     end
+  end
+  for i = 1, #lifetimes, 1000 do
+    redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
   hand_over(base, at, queued, #queues == 1 and queues)
   return replies
