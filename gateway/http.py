@@ -154,11 +154,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         try:
-            if scope["method"] not in self._methods:
-                raise MethodNotAllowed(*self._methods)
-            call = Call(scope, receive)
-            self._check(call)
-            answer = await self._operation(call)
+            answer = await self._operation(self._accept(Call(scope, receive)))
         except Error as error:
             answer = error_reply(error)
         except (*OUTAGES, RedisError) as error:
@@ -171,6 +167,12 @@ class Endpoint:
             await send_reply(send, answer)
         else:
             await answer(scope, receive, send)
+
+    def _accept(self, call: Call) -> Call:
+        if call.method not in self._methods:
+            raise MethodNotAllowed(*self._methods)
+        self._check(call)
+        return call
 
 
 def error_reply(error: Error) -> Reply:

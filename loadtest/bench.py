@@ -51,34 +51,36 @@ done = function(summary, latency) print("median of " .. latency:percentile(50) .
 def main() -> None:
     """Runs all measurements."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
-        store = EmbeddedStore(Path(folder) / "store")
-        try:
-            say("/run against a bare ASGI echo")
-            rows.append(run_against_echo(store.url, Path(folder)))
-            say("/runsync against a bare round trip through the store")
-            rows.append(runsync_against_round_trip(store.url, Path(folder)))
-            say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
-            rows.extend(cost_by_queue_length(store.url))
-        finally:
-            store.stop()
+    say("/run against a bare ASGI echo")
+    rows.append(run_against_echo())
+    say("/runsync against a bare round trip through the store")
+    rows.append(runsync_against_round_trip())
+    say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
+    rows.extend(cost_by_queue_length())
     for row in rows:
         print(f"{row['what']:<34} {row['ours']:>22} {row['floor']:>26}   ratio {row['ratio']:.2f}  ({row['aim']})")
     Path("bench.json").write_text(json.dumps(rows, indent=2))
 
 
-def run_against_echo(url: str, folder: Path) -> dict[str, Any]:
-    """Requests/s of /run in one gateway process, and of the echo, in turn."""
-    script = folder / "run.lua"
-    script.write_text(WRK_SCRIPT % KEY)
+def run_against_echo() -> dict[str, Any]:
+    """Requests/s of /run in one gateway process, and of the echo under the same server, in turn.
+
+    Each of the two has a processor for itself; the store and wrk have the others. Else the scheduler's choice of who
+    shares one with whom is what is measured.
+    """
     ours, echo = [], []
-    with gateway(url) as base, process([sys.executable, "-m", "loadtest.echo", "8125"]):
-        wait_for("http://127.0.0.1:8125/")
-        for number in range(ROUNDS):
-            echo.append(wrk("http://127.0.0.1:8125/", script))
-            ours.append(wrk(f"{base}/v2/{ENDPOINT}/run", script))
-            say(f"  round {number + 1}: {ours[-1]:,.0f} and {echo[-1]:,.0f} requests/s")
-            httpx.post(f"{base}/v2/{ENDPOINT}/purge-queue", headers=headers(), timeout=120)
+    servers, others = processors()
+    with started_on(others), store() as (url, folder):
+        script = folder / "run.lua"
+        script.write_text(WRK_SCRIPT % KEY)
+        with started_on(servers), gateway(url) as base, process([sys.executable, "-m", "loadtest.echo", "8125"]):
+            wait_for("http://127.0.0.1:8125/")
+            with started_on(others):
+                for number in range(ROUNDS):
+                    echo.append(wrk("http://127.0.0.1:8125/", script))
+                    ours.append(wrk(f"{base}/v2/{ENDPOINT}/run", script))
+                    say(f"  round {number + 1}: {ours[-1]:,.0f} and {echo[-1]:,.0f} requests/s")
+                    httpx.post(f"{base}/v2/{ENDPOINT}/purge-queue", headers=headers(), timeout=120)
     ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, echo, strict=True))
     return row(
         "/run, 64 connections",
@@ -89,12 +91,12 @@ def run_against_echo(url: str, folder: Path) -> dict[str, Any]:
     )
 
 
-def runsync_against_round_trip(url: str, folder: Path) -> dict[str, Any]:
+def runsync_against_round_trip() -> dict[str, Any]:
     """Median time of a /runsync by one client with an echo handler, and of a bare round trip, in turn."""
-    script = folder / "runsync.lua"
-    script.write_text(WRK_SCRIPT % KEY + EVERY_JOB_ENDS)
     ours, bare = [], []
-    with gateway(url) as base, worker(base):
+    with store() as (url, folder), gateway(url) as base, worker(base):
+        script = folder / "runsync.lua"
+        script.write_text(WRK_SCRIPT % KEY + EVERY_JOB_ENDS)
         wait_for_worker(base)
         for number in range(ROUNDS):
             ours.append(median_by_wrk(f"{base}/v2/{ENDPOINT}/runsync", script))
@@ -109,18 +111,19 @@ def runsync_against_round_trip(url: str, folder: Path) -> dict[str, Any]:
     )
 
 
-def cost_by_queue_length(url: str) -> list[dict[str, Any]]:
+def cost_by_queue_length() -> list[dict[str, Any]]:
     """Median time of one call with few and with many jobs queued."""
-    with gateway(url):
-        pass  # makes the endpoint and loads the functions
-    client = redis.Redis.from_url(url)
-    base = keys.base(ENDPOINT)
+    with store() as (url, _):
+        with gateway(url):
+            pass  # makes the endpoint and loads the functions
+        client = redis.Redis.from_url(url)
+        base = keys.base(ENDPOINT)
 
-    def call(name: str, *arguments: str | int) -> Any:
-        return client.fcall(f"{LIBRARY}_{name}", 1, base, *arguments)
+        def call(name: str, *arguments: str | int) -> Any:
+            return client.fcall(f"{LIBRARY}_{name}", 1, base, *arguments)
 
-    few = medians(call, fill(client, base, FEW))
-    many = medians(call, fill(client, base, MANY))
+        few = medians(call, fill(client, base, FEW))
+        many = medians(call, fill(client, base, MANY))
     return [
         row(f"{name}, {MANY:,} queued", f"{many[name] * 1e6:.0f} us", f"{few[name] * 1e6:.0f} us with {FEW}",
             many[name] / few[name], "the same")
@@ -189,6 +192,34 @@ def _figure_of_wrk(url: str, script: Path, connections: int, pattern: str) -> fl
     found = re.search(pattern, output)
     assert found is not None, output
     return float(found.group(1))
+
+
+def processors() -> tuple[set[int], set[int]]:
+    """The processors of this machine in two parts: one, and the others."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return {first}, set(others) or {first}
+
+
+@contextlib.contextmanager
+def started_on(processors: set[int]) -> Iterator[None]:
+    """What is started meanwhile runs there, and so do we."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def store() -> Iterator[tuple[str, Path]]:
+    """An embedded store of its own, and a folder."""
+    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
+        running = EmbeddedStore(Path(folder) / "store")
+        try:
+            yield running.url, Path(folder)
+        finally:
+            running.stop()
 
 
 @contextlib.contextmanager

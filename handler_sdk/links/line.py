@@ -24,8 +24,8 @@ _INCOMPLETE = object()
 
 
 class Line(asyncio.BufferedProtocol):
-    """The connection, from `open` to its loss. It reads into a buffer of its own: for an asyncio.Protocol a quarter of a
-    megabyte is mapped and given back for each read."""
+    """The connection, from `open` to its loss. It reads into a buffer of its own: for an asyncio.Protocol, a quarter of
+    a megabyte is mapped and given back for each read."""
 
     def __init__(self, writer: asyncio.StreamWriter, on_reply: Callable[[Any], None], on_lost: Callable[[], None]):
         self.is_writable = True
@@ -82,7 +82,7 @@ class Line(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         """Of asyncio: bytes came in."""
         try:
-            self._reader.feed(self._buffer[:count])
+            self._reader.feed(cast(Any, self._buffer[:count]))
             while (reply := self._reader.gets()) is not _INCOMPLETE:
                 self._on_reply(reply)
         except Exception:

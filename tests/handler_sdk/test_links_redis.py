@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import exceptions
 
-from handler_sdk.links import Attempt, LinkError, RefusedError
+from handler_sdk.links import Attempt, LinkError, RefusedError, TakenJob
 from handler_sdk.links.redis import RedisLink, remedy_for
 from handler_sdk.links.registration import Registration
 from handler_sdk.settings import Settings, SettingsError
@@ -42,30 +42,37 @@ def nothing() -> list[str]:
     return []
 
 
+async def take(link: RedisLink, capacity: Callable[[], int]) -> list[TakenJob]:
+    """The jobs that began during one call."""
+    begun: list[TakenJob] = []
+    await link.take(lambda: capacity() - len(begun), nothing, begun.append)
+    return begun
+
+
 class TestTake:
     async def test_returns_jobs_that_wait_in_the_order_of_the_queues(
         self, gateway: Gateway, jobs: Jobs, store: Store
     ) -> None:
         first, second = jobs.submit({"n": 1}), jobs.submit([2], request='{"webhook": "w"}')
         async with joined(gateway) as link:
-            taken = await link.take(lambda: 2, nothing)
+            taken = await take(link, lambda: 2)
             assert [job.attempt for job in taken] == [Attempt(first, 1), Attempt(second, 1)]
             assert [(job.input, job.request) for job in taken] == [(b'{"n": 1}', b""), (b"[2]", b'{"webhook": "w"}')]
 
     async def test_waits_for_a_job(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
-            taking = asyncio.create_task(link.take(lambda: 5, nothing))
+            taking = asyncio.create_task(take(link, lambda: 5))
             await blocked(gateway.store)
             job = await asyncio.to_thread(jobs.submit)
             assert [taken.attempt.job for taken in await taking] == [job]
 
     async def test_gives_up_waiting_after_about_a_second(self, gateway: Gateway) -> None:
         async with joined(gateway) as link, asyncio.timeout(2.5):
-            assert await link.take(one, nothing) == []
+            assert await take(link, one) == []
 
     async def test_takes_no_more_than_was_offered(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
-            taking = asyncio.create_task(link.take(one, nothing))
+            taking = asyncio.create_task(take(link, one))
             await blocked(gateway.store)
             first, second = await asyncio.to_thread(lambda: (jobs.submit(), jobs.submit()))
             assert [taken.attempt.job for taken in await taking] == [first]
@@ -73,14 +80,14 @@ class TestTake:
 
     async def test_withdraws_its_offer_when_there_is_no_room_any_more(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
-            assert await link.take(one, nothing) == []
-            assert await link.take(lambda: 0, nothing) == []
+            assert await take(link, one) == []
+            assert await take(link, lambda: 0) == []
             job = await asyncio.to_thread(jobs.submit)
             assert jobs.state(job) == "IN_QUEUE"
 
     async def test_gets_a_job_that_is_too_large_for_a_message(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
-            taking = asyncio.create_task(link.take(one, nothing))
+            taking = asyncio.create_task(take(link, one))
             await blocked(gateway.store)
             await asyncio.to_thread(jobs.submit, "x" * 100_000)
             assert [taken.input for taken in await taking] == [b'"' + b"x" * 100_000 + b'"']
@@ -88,7 +95,7 @@ class TestTake:
     async def test_gives_back_what_never_arrived(self, gateway: Gateway, jobs: Jobs, store: Store) -> None:
         """The store has sent a job, and the line broke before it was here."""
         async with joined(gateway) as link:
-            taking = asyncio.create_task(link.take(one, nothing))
+            taking = asyncio.create_task(take(link, one))
             await blocked(store)
             link._inbox._epoch = "another"  # whatever comes now is not heard
             job = await asyncio.to_thread(jobs.submit)
@@ -96,13 +103,13 @@ class TestTake:
             store.client.client_kill_filter(_type="pubsub")
             found = [taken.attempt for taken in await taking]
             while not found:
-                found = [taken.attempt for taken in await link.take(one, nothing)]
+                found = [taken.attempt for taken in await take(link, one)]
             assert found == [Attempt(job, 2)]
             assert jobs.fields(job)["tries"] == "1"
 
     async def test_declines_what_comes_from_then_on(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
-            assert await link.take(one, nothing) == []
+            assert await take(link, one) == []
             await link.decline(nothing)
             job = await asyncio.to_thread(jobs.submit)
             assert jobs.state(job) == "IN_QUEUE"
@@ -112,7 +119,7 @@ class TestReports:
     async def test_are_refused_from_an_attempt_that_is_over(self, gateway: Gateway, jobs: Jobs) -> None:
         job = jobs.submit()
         async with joined(gateway) as link:
-            (taken,) = await link.take(one, nothing)
+            (taken,) = await take(link, one)
             assert await link.emit(taken.attempt, 1, [b"1"])
             assert await link.progress(taken.attempt, b"{}")
             jobs.cancel(job)
@@ -124,7 +131,7 @@ class TestReports:
     async def test_may_be_repeated(self, gateway: Gateway, jobs: Jobs) -> None:
         job = jobs.submit()
         async with joined(gateway) as link:
-            (taken,) = await link.take(one, nothing)
+            (taken,) = await take(link, one)
             assert await link.emit(taken.attempt, 1, [b"1", b"2"])
             assert await link.emit(taken.attempt, 2, [b"2", b"3"])
             assert jobs.chunks(job) == [1, 2, 3]
@@ -134,14 +141,14 @@ class TestReports:
     async def test_with_a_gap_raise(self, gateway: Gateway, jobs: Jobs) -> None:
         jobs.submit()
         async with joined(gateway) as link:
-            (taken,) = await link.take(one, nothing)
+            (taken,) = await take(link, one)
             with pytest.raises(LinkError, match="GAP"):
                 await link.emit(taken.attempt, 2, [b"2"])
 
     async def test_wait_until_a_full_store_has_room(self, gateway: Gateway, jobs: Jobs, store: Store) -> None:
         job = jobs.submit()
         async with joined(gateway) as link:
-            (taken,) = await link.take(one, nothing)
+            (taken,) = await take(link, one)
             store.client.config_set("maxmemory", 1)
             try:
                 emitting = asyncio.create_task(link.emit(taken.attempt, 1, [b"1"]))
@@ -157,7 +164,7 @@ class TestRenewal:
     async def test_keeps_leases_and_names_those_that_lapsed(self, gateway: Gateway, jobs: Jobs) -> None:
         job, lost = jobs.submit(), jobs.submit()
         async with joined(gateway) as link:
-            await link.take(lambda: 2, nothing)
+            await take(link, lambda: 2)
             jobs.cancel(lost)
             for _ in range(8):
                 lapsed = await link.renew(2, "ready", [Attempt(job, 1), Attempt(lost, 1)])
@@ -181,7 +188,7 @@ class TestListen:
         connected = asyncio.Event()
         job = jobs.submit()
         async with joined(gateway, lambda *stop: stops.put_nowait(stop), connected) as link:
-            await link.take(one, nothing)
+            await take(link, one)
             connected.clear()
             store.client.client_kill_filter(_type="pubsub")
             await asyncio.wait_for(connected.wait(), 5)
@@ -195,7 +202,7 @@ class TestRegistration:
         gateway.url_of_store = f"redis://alice:first@127.0.0.1:{store.port}/0"
         job = jobs.submit()
         async with joined(gateway) as link:
-            (taken,) = await link.take(one, nothing)
+            (taken,) = await take(link, one)
             store.client.acl_deluser("alice")
             make_user(store, "alice", "second")
             gateway.url_of_store = f"redis://alice:second@127.0.0.1:{store.port}/0"
@@ -221,7 +228,7 @@ class TestRegistration:
             gateway.status = 404
             store.client.delete(*(f"{BASE}:queue:{queue}" for queue in ("normal", "low", "normal:again", "low:again")))
             with pytest.raises(RefusedError, match="does not exist"):
-                await asyncio.wait_for(link.take(one, nothing), 5)
+                await asyncio.wait_for(take(link, one), 5)
 
     async def test_leads_to_the_store_that_took_over(
         self, gateway: Gateway, jobs: Jobs, store: Store, tmp_path: Path
@@ -235,7 +242,7 @@ class TestRegistration:
             await link.renew(1, "ready", [])
             other.kill()
             gateway.url_of_store = f"redis://127.0.0.1:{store.port}/0"
-            assert [taken.attempt.job for taken in await asyncio.wait_for(link.take(one, nothing), 12)] == [job]
+            assert [taken.attempt.job for taken in await asyncio.wait_for(take(link, one), 12)] == [job]
         other.client.close()
 
 
@@ -258,7 +265,7 @@ class TestCluster:
         try:
             async with joined(gateway, lambda *stop: stops.put_nowait(stop)) as link:
                 first, second = jobs.submit(), jobs.submit()
-                await link.take(lambda: 2, nothing)
+                await take(link, lambda: 2)
                 assert await link.emit(Attempt(first, 1), 1, [b"1"])
                 assert await link.finish(Attempt(first, 1), "COMPLETED", "", b"")
                 jobs.cancel(second)
@@ -271,7 +278,7 @@ class TestLeave:
     async def test_gives_back_what_is_held_and_says_goodbye(self, gateway: Gateway, jobs: Jobs, store: Store) -> None:
         job = jobs.submit()
         async with joined(gateway) as link:
-            await link.take(one, nothing)
+            await take(link, one)
         assert jobs.state(job) == "IN_QUEUE"
         assert gateway.left == [link.worker]
         consumers = store.client.xinfo_consumers(f"{BASE}:queue:normal", "workers")

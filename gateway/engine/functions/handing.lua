@@ -69,11 +69,10 @@ local function note(base, worker, is_new, ...)
   if is_new then redis.call('PEXPIRE', key, 60000, 'NX') end
 end
 
--- Sets how many more jobs a worker takes, and puts it behind the others that wait; `turn` is the number of such steps in
--- the same call.
-local function wait_for(base, worker, free, at, turn)
+-- Sets how many more jobs a worker takes, and puts it behind the others that wait.
+local function wait_for(base, worker, free)
   if free > 0 then
-    redis.call('ZADD', base .. ':waiting', at * 1024 + turn, worker)
+    redis.call('ZADD', base .. ':waiting', redis.call('HINCRBY', base .. ':counts', 'turns', 1), worker)
   else
     redis.call('ZREM', base .. ':waiting', worker)
   end
@@ -83,7 +82,7 @@ end
 -- `most`, `queues`: how many jobs there are to give, and where, if that is known: after each function, there are none or
 -- nobody waits.
 local function hand_over(base, at, most, queues)
-  local left, turn = most or math.huge, 0
+  local left = most or math.huge
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
     if not worker then return end
@@ -94,8 +93,8 @@ local function hand_over(base, at, most, queues)
       local free = (known.free or 1) - 1
       send(base, worker, known.epoch or '0', job)
       note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
-      left, turn = left - 1, turn + 1
-      wait_for(base, worker, free, at, turn)
+      wait_for(base, worker, free)
+      left = left - 1
     else
       redis.call('ZREM', base .. ':waiting', worker)
     end
@@ -121,7 +120,7 @@ local function take(keys, args)
   end
   local free = math.max(0, capacity - #jobs)
   note(base, worker, not known, 'given', given + #jobs, 'free', free)
-  wait_for(base, worker, free, at, 0)
+  wait_for(base, worker, free)
   return jobs
 end
 
