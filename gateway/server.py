@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import multiprocess
 
 from .access.keys import ApiKeys, WorkerKeys
 from .app import App
@@ -101,6 +101,31 @@ class Server(uvicorn.Server):
         return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
+class _Process(multiprocess.Process):
+    """uvicorn's, with our server in it."""
+
+    @property
+    def server(self) -> Server:
+        """The server of the process."""
+        if self._server is None:
+            self._server = Server(self.config)
+        return cast(Server, self._server)
+
+
+class _Processes(multiprocess.Multiprocess):
+    """uvicorn's, but when it ends nobody can connect any more: as long as it kept the listener open, connections waited
+    there for as long as the processes took to end, and were then reset."""
+
+    def terminate_all(self) -> None:
+        """Of uvicorn: the end begins."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+
+multiprocess.Process = _Process  # type: ignore[misc]  # there is no other way to say which
+
+
 def _waiting_at(listener: socket.socket) -> Iterator[socket.socket]:
     with contextlib.suppress(OSError):  # there are no more
         while True:
@@ -167,7 +192,7 @@ def serve(settings: Settings) -> None:
     factory = functools.partial(make_app, settings)
     config = configuration(factory, settings, SECONDS_TO_DRAIN)
     if settings.processes > 1:
-        Multiprocess(config, sockets=[listener]).run()
+        _Processes(config, sockets=[listener]).run()
     else:
         with contextlib.suppress(KeyboardInterrupt):  # raised again after the server has ended in order
             Server(config).run(sockets=[listener])

@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 
+import pytest
+
 from ..gateway.waiting import eventually
-from .conftest import MakeTrial
+from .conftest import MakeDeployment, MakeTrial
 from .deployment import Deployment
 from .trial import Trial
 
@@ -48,10 +50,14 @@ async def test_fails_no_request(deployment: Deployment, make_trial: MakeTrial) -
     assert {job: starts for job in trial.history.jobs if len(starts := trial.history.starts(job)) != 1} == {}
 
 
-async def test_of_a_gateway_cuts_off_no_request(trial: Trial) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_of_a_gateway_cuts_off_no_request(
+    make_deployment: MakeDeployment, make_trial: MakeTrial, processes: str
+) -> None:
     """Each request is answered or finds no connection, also one that comes in the moment in which a gateway ends."""
-    *others, last = trial.deployment.nodes
-    client = trial.make_client(others[0], last, keep_alive=False)
+    trial = make_trial(make_deployment(2, processes=processes))
+    other, last = trial.deployment.nodes
+    client = trial.make_client(other, last, keep_alive=False)
     client.counts_cut_off = True
     asked, going_on = 0, True
 
