@@ -365,8 +365,11 @@ class RedisLink:
         """Listens until the connection is lost or another registration takes this one's place."""
         ended = asyncio.Event()
         failure: list[BaseException] = []
+        heard = time.monotonic()
 
         def on_message(message: Any) -> None:
+            nonlocal heard
+            heard = time.monotonic()
             if isinstance(message, BaseException):
                 failure.append(message)
                 ended.set()
@@ -383,8 +386,13 @@ class RedisLink:
         try:
             while store is self._current:
                 with suppress(TimeoutError):  # a short wait, so that a new registration is noticed
-                    await asyncio.wait_for(ended.wait(), 1.0)
+                    await asyncio.wait_for(ended.wait(), store.seconds / 3)
                     raise failure[0] if failure else exceptions.ConnectionError("the store ended the subscription")
+                silence = time.monotonic() - heard
+                if silence > store.seconds:
+                    raise exceptions.ConnectionError("the subscription gives no answer")
+                if silence > store.seconds / 3:
+                    line.send("PING")
         finally:
             line.cut()
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 BYTES_AT_ONCE = 65536
 LONGEST_NAME = 64
+LONGEST_BEGINNING = 1000
 
 
 class Direction(enum.Enum):
@@ -74,12 +75,21 @@ class Proxy:
             self._held = frozenset()
             self._changed.notify_all()
 
+    def forsake(self, part: bytes) -> None:
+        """Nothing passes any more through the connections that began with `part`, and nobody is told; new ones are
+        served."""
+        with self._changed:
+            for line in self._lines:
+                line.is_forsaken |= part in line.beginning
+
     def cut(self) -> None:
         """Cuts all connections; new ones are served."""
         with self._changed:
             lines = list(self._lines)
         for line in lines:
             line.cut()
+        with self._changed:
+            self._changed.notify_all()
 
     def lose_reply(self, part: bytes) -> LostReply:
         """See LostReply."""
@@ -128,7 +138,7 @@ class Proxy:
     def _pass(self, direction: Direction, line: "_Line") -> None:
         """Returns when bytes may go this way, or when the line is cut."""
         with self._changed:
-            self._changed.wait_for(lambda: line.is_cut or direction not in self._held)
+            self._changed.wait_for(lambda: line.is_cut or not (line.is_forsaken or direction in self._held))
             if direction is Direction.TO_STORE and not line.is_cut:
                 line.obey(self._lost)
 
@@ -149,6 +159,8 @@ class _Line:
         ended: Callable[["_Line"], None],
     ) -> None:
         self.is_cut = False
+        self.is_forsaken = False
+        self.beginning = b""
         self._client = client
         self._store = store
         self._allow = allow
@@ -185,6 +197,7 @@ class _Line:
             while data := source.recv(BYTES_AT_ONCE):
                 if direction is Direction.TO_STORE:
                     self._tail = self._tail[-LONGEST_NAME:] + data
+                    self.beginning += data[: LONGEST_BEGINNING - len(self.beginning)]
                 self._allow(direction, self)
                 if self.is_cut:
                     break

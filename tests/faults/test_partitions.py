@@ -27,6 +27,19 @@ async def test_of_workers(deployment: Deployment, make_trial: MakeTrial) -> None
     )
 
 
+async def test_a_worker_whose_subscription_died_silently(deployment: Deployment, make_trial: MakeTrial) -> None:
+    """As behind a router that has forgotten the connection: the store goes on sending jobs there."""
+    trial = make_trial(deployment, leaseSeconds=6)
+    node = deployment.nodes[0]
+    await trial.start_worker(node)
+    await trial.client.final(await trial.client.run())
+    node.worker_line.forsake(b"SSUBSCRIBE")
+    job = await trial.client.run()
+    assert (await trial.client.final(job))["status"] == "COMPLETED"
+    assert len(trial.history.starts(job)) == 1
+    trial.check()
+
+
 async def partition_of_a_worker(trial: Trial, node: Node, healthy: Node, directions: frozenset[Direction]) -> None:
     """A worker of one node is cut off from the store, twice; the second time, one of the other node is there."""
     line = node.worker_line

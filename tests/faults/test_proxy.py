@@ -99,3 +99,11 @@ def test_loses_the_reply_to_a_command_that_was_executed(
     assert lost.done()
     assert count(direct, endpoint) == 1
     assert client.append(endpoint, "x") == 2  # once only
+
+
+def test_forsakes_the_connections_that_there_are(proxy: Proxy, client: "redis.Redis", endpoint: str) -> None:
+    client.get("nothing")
+    proxy.forsake(b"nothing")
+    with pytest.raises(redis.TimeoutError):
+        client.append(endpoint, "x")
+    assert client.append(endpoint, "x") == 1  # by a new connection
