@@ -287,14 +287,25 @@ class RedisLink:
                 await self._offer(room)
             if room and not inbox.jobs:
                 await inbox.wait(room, begin)
-        try:
-            jobs = await asyncio.gather(*map(self._whole, inbox.take_all()))
-        except LinkError:
-            inbox.mark_astray()  # none of them has begun
-            raise
+        await self._begin_all(inbox.take_all(), begin)
+
+    async def _begin_all(self, jobs: list[TakenJob], begin: Begin) -> None:
+        """Each begins as soon as it is here as a whole."""
+        large = []
         for job in jobs:
-            if job is not None:
+            if job.input is None:
+                large.append(self._fetch(job.attempt, begin))
+            else:
                 begin(job)
+        failures = [failure for failure in await asyncio.gather(*large, return_exceptions=True) if failure is not None]
+        if failures:
+            self._inbox.mark_astray()  # what was not fetched has not begun
+            raise failures[0]
+
+    async def _fetch(self, attempt: Attempt, begin: Begin) -> None:
+        reply = await self._call("fetch", attempt.job, attempt.number)
+        if self._counts(attempt, reply):
+            begin(TakenJob(attempt, reply[0], reply[1]))
 
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._call("join", self.worker, *held()))
@@ -310,12 +321,6 @@ class RedisLink:
         jobs = [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
         overtook = self._inbox.received - before  # messages that came before this reply used the offer up
         self._inbox.put_all(jobs, room - len(jobs) - overtook)
-
-    async def _whole(self, job: TakenJob) -> TakenJob | None:
-        if job.input is not None:
-            return job
-        reply = await self._call("fetch", job.attempt.job, job.attempt.number)
-        return job._replace(input=reply[0], request=reply[1]) if self._counts(job.attempt, reply) else None
 
     async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
         return self._counts(attempt, await self._call("emit", attempt.job, attempt.number, first, *chunks))

@@ -386,7 +386,7 @@ class TestCrashes:
         )
 
     def test_lose_no_result_that_was_ready(self, start_worker: StartWorker, jobs: Jobs) -> None:
-        start_worker("""
+        worker = start_worker("""
 import os, threading
 import handler_sdk
 def handler(job):
@@ -394,7 +394,9 @@ def handler(job):
     return job["attempt"]
 handler_sdk.start({"handler": handler})
 """)
+        process = worker.handler_process()
         assert jobs.run(True) == 1
+        eventually(lambda: not is_alive(process))
         assert jobs.run(False) == 1
 
     def test_of_the_worker_leave_no_process_behind(
