@@ -18,7 +18,8 @@ import httpx
 import watchfiles
 
 from .app import App
-from .embedded import EmbeddedStore, die_with_parent
+from .children import die_with_parent
+from .embedded import EmbeddedStore
 from .engine.endpoints import ID
 from .errors import StartupError
 from .server import Server, configuration, listen

@@ -4,29 +4,27 @@ It listens on a Unix socket in its data folder, under a password that is made an
 process that started it, even when that one is killed, and its data folder is locked as long as it runs.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .children import die_with_parent
 from .errors import StartupError
 
 SECONDS_TO_START = 20.0
 LONGEST_SOCKET_PATH = 100
-_PR_SET_PDEATHSIG = 1
 
 _ALLOCATOR = "glibc.malloc.tcache_count=60000"
 """The wheel's server is built with the C library's allocator, not jemalloc. With that one's usual cache of 7 freed
@@ -113,21 +111,6 @@ class EmbeddedStore:
                     last = self._log.read_text(errors="replace").splitlines()[-3:]
                     raise StartupError(f"the embedded store did not start: {' / '.join(last)}") from None
                 return
-
-
-def die_with_parent(number: signal.Signals) -> Any:
-    """For `preexec_fn`: the child gets this signal when the thread that started it ends. Linux only; elsewhere None."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-    return in_child
 
 
 def _binary() -> str:

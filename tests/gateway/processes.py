@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.embedded import die_with_parent
+from gateway.children import die_with_parent
 
 from .waiting import eventually_true
 

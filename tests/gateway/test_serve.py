@@ -259,6 +259,13 @@ async def test_several_processes_end_together(start: Start) -> None:
     eventually_true(lambda: not any(alive(pid) for pid in processes))
 
 
+async def test_several_processes_end_when_their_parent_is_killed(start: Start) -> None:
+    gateway = start("--processes", "2")
+    processes = serving_processes(gateway)
+    gateway.kill()
+    eventually_true(lambda: not any(alive(pid) for pid in processes))
+
+
 async def test_a_job_goes_on_when_the_gateway_is_killed(start: Start, target: Target, worker: Worker) -> None:
     gateway = start()
     async with client_of(gateway) as http:
