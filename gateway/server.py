@@ -42,7 +42,7 @@ class _Gathering:
         self._gathered = b""
 
     def write(self, data: bytes) -> None:
-        if len(data) > MOST_GATHERED:
+        if len(self._gathered) + len(data) > MOST_GATHERED:
             self._send()
             self._transport.write(data)
             return
@@ -60,12 +60,13 @@ class _Gathering:
     def _send(self) -> None:
         if self._gathered:
             gathered, self._gathered = self._gathered, b""
-            self._transport.write(gathered)
+            if not self._transport.is_closing():  # the client has gone away
+                self._transport.write(gathered)
 
 
 class Protocol(HttpToolsProtocol):
     """uvicorn's, but a connection without a request under way is not cut off while one may be on its way: the client
-    could not know whether it was executed. And an answer leaves in one piece."""
+    could not know whether it was executed. And an answer that is not large leaves in one piece."""
 
     _ending = False
 

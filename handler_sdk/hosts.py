@@ -18,7 +18,7 @@ Send = Callable[[Kind, int, bytes], None]
 # Chunks of one job that are not yet in the store, at most.
 WINDOW = 8 * 1024 * 1024
 
-# The time between two calls of the author's concurrency modifier while no job ends.
+# The longest time between two calls of the author's concurrency modifier.
 MODIFIER_SECONDS = 1.0
 
 

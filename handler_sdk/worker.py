@@ -208,7 +208,7 @@ class Worker:
         if held is not None:
             self._stop(held, state)
             return
-        # Told so before the call that took the job has returned, or about a job that is over.
+        # Told so before the job has begun here, or about one that is over.
         self._early_stops[attempt] = state
         if len(self._early_stops) > EARLY_STOPS:
             del self._early_stops[next(iter(self._early_stops))]

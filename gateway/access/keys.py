@@ -1,6 +1,5 @@
-"""The keys of clients and of workers. Only their SHA-256 is kept, and compared in constant time."""
+"""The keys of clients and of workers. Their SHA-256 is kept, and compared in constant time."""
 
-import functools
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -68,11 +67,18 @@ def presented_key(authorization: str) -> str:
 
 
 def _contains(digests: list[bytes], key: str) -> bool:
-    presented = _digest(key)
+    presented = _accepted.get(key) or _digest(key)
     found = False
     for accepted in digests:  # all of them, so that the time says nothing
         found |= hmac.compare_digest(presented, accepted)
+    if found:
+        _accepted[key] = presented
     return found
+
+
+_accepted: dict[str, bytes] = {}
+"""Keys that were accepted, with their digests: OpenSSL takes as long for one as the rest of the check and the parsing
+of a small job together. What was refused is not remembered, so this is no larger than the list of keys."""
 
 
 def _not_empty(key: str, setting: str) -> str:
@@ -81,8 +87,5 @@ def _not_empty(key: str, setting: str) -> str:
     return key
 
 
-@functools.lru_cache(maxsize=1024)
 def _digest(key: str) -> bytes:
-    """Remembered for the keys last seen: OpenSSL takes as long for one as the rest of the check and the parsing of a
-    small job together."""
     return hashlib.sha256(key.encode()).digest()

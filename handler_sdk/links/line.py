@@ -103,8 +103,8 @@ class Line(asyncio.BufferedProtocol):
 
 
 class Commands:
-    """Commands over one line, none of which waits for the reply to another. The line is made when it is needed, and cut
-    when it gives no reply within `seconds`."""
+    """Commands over one line, none of which waits for the reply to another. The line is made when it is needed, within
+    `seconds`, and cut when it gives no reply within as many."""
 
     def __init__(self, pool: Any, seconds: float) -> None:
         self._pool = pool
@@ -120,9 +120,12 @@ class Commands:
 
         Raises:
             RedisError: the store's error, or the connection's.
-            OSError: the store cannot be reached.
+            OSError: the store cannot be reached; a TimeoutError among them.
         """
-        line = self._line or await self._open()
+        line = self._line
+        if line is None:
+            async with asyncio.timeout(self._seconds):
+                line = await self._open()
         line.send(*command)
         loop = asyncio.get_running_loop()
         reply = loop.create_future()
@@ -139,12 +142,11 @@ class Commands:
 
     async def _open(self) -> Line:
         async with self._opening:
-            if self._line is None:
-                line = await Line.open(self._pool, self._on_reply, self._on_lost)
-                if self._closed:
-                    line.cut()
-                    raise RedisConnectionError("the connection to the store was closed")
-                self._line = line
+            if self._line is None and not self._closed:
+                self._line = await Line.open(self._pool, self._on_reply, self._on_lost)
+            if self._line is None or self._closed:
+                self.close()
+                raise RedisConnectionError("the connection to the store was closed")
             return self._line
 
     def _check(self) -> None:

@@ -161,6 +161,7 @@ class _Inbox:
         self._epoch = ""
         self._offered_at = -OFFER_SECONDS
         self._begin: Begin | None = None
+        self._capacity: Callable[[], int] = lambda: 0
         self._enough = 0
         self._changed = asyncio.Event()
 
@@ -179,7 +180,7 @@ class _Inbox:
             self.jobs.append(TakenJob(attempt_of, rest[split:], rest[:split]))
         else:
             self._begin(TakenJob(attempt_of, rest[split:], rest[:split]))
-        if self.jobs or self.offered < self._enough:
+        if self.jobs or self.offered < self._enough or self._capacity() <= 0:
             self._changed.set()
 
     def put_all(self, jobs: list[TakenJob], offered: int) -> None:
@@ -207,12 +208,13 @@ class _Inbox:
         self.astray = True
         self._changed.set()
 
-    async def wait(self, room: int, begin: "Begin") -> None:
-        """Waits until there is more to do than to begin jobs: an offer that is used up, a job to be fetched."""
+    async def wait(self, room: int, capacity: Callable[[], int], begin: "Begin") -> None:
+        """Waits until there is more to do than to begin jobs: an offer that is used up or to be withdrawn, a job to be
+        fetched."""
         self._changed.clear()
         if self.jobs or self.astray:
             return
-        self._begin, self._enough = begin, _enough_for(room)
+        self._begin, self._capacity, self._enough = begin, capacity, _enough_for(room)
         try:
             async with asyncio.timeout(OFFER_SECONDS):
                 await self._changed.wait()
@@ -286,7 +288,7 @@ class RedisLink:
             if not inbox.has_offer_for(room):
                 await self._offer(room)
             if room and not inbox.jobs:
-                await inbox.wait(room, begin)
+                await inbox.wait(room, capacity, begin)
         await self._begin_all(inbox.take_all(), begin)
 
     async def _begin_all(self, jobs: list[TakenJob], begin: Begin) -> None:
@@ -391,7 +393,7 @@ class RedisLink:
         try:
             while store is self._current:
                 with suppress(TimeoutError):  # a short wait, so that a new registration is noticed
-                    await asyncio.wait_for(ended.wait(), store.seconds / 3)
+                    await asyncio.wait_for(ended.wait(), min(1.0, store.seconds / 3))
                     raise failure[0] if failure else exceptions.ConnectionError("the store ended the subscription")
                 silence = time.monotonic() - heard
                 if silence > store.seconds:
@@ -460,6 +462,7 @@ class RedisLink:
             except (UnreachableError, exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
                 logger.debug("could not register again: %s", error)
                 return
+        self._inbox.mark_astray()  # the new store may know of nothing
         logger.info("registered again as worker %s", self.worker)
         self._on_connected()
         closing = asyncio.create_task(store.close())

@@ -256,6 +256,12 @@ class TestHandOver:
             assert await first.jobs(3) == ids[::2]
             assert await second.jobs(3) == ids[1::2]
 
+    async def test_a_worker_that_the_store_has_forgotten_gets_no_more_than_it_asks_for(self, driver: Driver) -> None:
+        async with await driver.join("w"):
+            for _ in range(3):
+                await driver.submit()
+            assert len(await driver.take("w", 1, 57)) == 1
+
     async def test_a_worker_that_asks_counts_what_is_on_its_way(self, driver: Driver) -> None:
         async with await driver.join("w"):
             await driver.take("w", 2, 0)

@@ -110,7 +110,7 @@ local function take(keys, args)
   local key = base .. ':worker:' .. worker
   local known = redis.call('HGET', key, 'given')
   local given = tonumber(known or 0)
-  local capacity = args[2] - (given - (args[3] or given))
+  local capacity = args[2] - math.max(0, given - (args[3] or given))
   local jobs = {}
   while #jobs < capacity do
     local job = begin_next(base, worker, at)
