@@ -287,6 +287,7 @@ class Worker:
             self._concurrency = number
             self._renew.set()
             self._free.set()
+            self._link.look_again()
         elif (held := self._held.get(number)) is not None and not held.is_run:
             self._on_job_frame(held, kind, payload)
 
@@ -306,6 +307,7 @@ class Worker:
         self._failures = 0
         if outcome.refresh:
             self._refreshing = True
+            self._link.look_again()
         if not held.stopping:
             text = outcome.value.decode(errors="replace")[:200] if outcome.field == "error" else ""
             logger.info("job %s is %s%s", held.attempt, outcome.state, text and f": {text}")
@@ -366,6 +368,7 @@ class Worker:
         """Lets what runs come to its end, stops the rest, gives it back."""
         self._draining = True
         self._free.set()
+        self._link.look_again()
         if self._joined:
             # The call that waits for a job must end in order: what it may have got goes back.
             await asyncio.wait({online}, timeout=TAKER_SECONDS)

@@ -60,6 +60,9 @@ class Link(Protocol):
         `held` gives the ids of the jobs that the worker has. With no capacity, an offer to take more is withdrawn.
         """
 
+    def look_again(self) -> None:
+        """The capacity has changed: `take` returns soon."""
+
     async def decline(self, held: Callable[[], list[str]]) -> None:
         """The worker takes no more: what is on its way to it goes back."""
 

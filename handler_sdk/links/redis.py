@@ -208,6 +208,9 @@ class _Inbox:
         self.astray = True
         self._changed.set()
 
+    def look_again(self) -> None:
+        self._changed.set()
+
     async def wait(self, room: int, capacity: Callable[[], int], begin: "Begin") -> None:
         """Waits until there is more to do than to begin jobs: an offer that is used up or to be withdrawn, a job to be
         fetched."""
@@ -308,6 +311,9 @@ class RedisLink:
         reply = await self._call("fetch", attempt.job, attempt.number)
         if self._counts(attempt, reply):
             begin(TakenJob(attempt, reply[0], reply[1]))
+
+    def look_again(self) -> None:
+        self._inbox.look_again()
 
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._call("join", self.worker, *held()))

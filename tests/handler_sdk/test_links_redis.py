@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions
 
 from handler_sdk.links import Attempt, LinkError, RefusedError, TakenJob
-from handler_sdk.links.redis import RedisLink, remedy_for
+from handler_sdk.links.redis import OFFER_SECONDS, RedisLink, remedy_for
 from handler_sdk.links.registration import Registration
 from handler_sdk.settings import Settings, SettingsError
 
@@ -69,6 +69,19 @@ class TestTake:
     async def test_gives_up_waiting_after_about_a_second(self, gateway: Gateway) -> None:
         async with joined(gateway) as link, asyncio.timeout(2.5):
             assert await take(link, one) == []
+
+    async def test_withdraws_its_offer_when_told_to_look_again(self, gateway: Gateway, jobs: Jobs) -> None:
+        room = 1
+        async with joined(gateway) as link:
+            taking = asyncio.create_task(take(link, lambda: room))
+            await blocked(gateway.store)
+            room = 0
+            link.look_again()
+            async with asyncio.timeout(OFFER_SECONDS / 2):
+                assert await taking == []
+            assert await take(link, lambda: room) == []
+            job = await asyncio.to_thread(jobs.submit)
+            assert jobs.state(job) == "IN_QUEUE"
 
     async def test_takes_no_more_than_was_offered(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as link:
