@@ -88,6 +88,7 @@ class EmbeddedStore:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": '""',
+            # Under load the log grows by the usual 64 MB within seconds, and each time it would be written anew.
             "auto-aof-rewrite-min-size": "256mb",
             "rdbcompression": "no",
             "maxmemory-policy": "noeviction",

@@ -77,8 +77,8 @@ def _contains(digests: list[bytes], key: str) -> bool:
 
 
 _accepted: dict[str, bytes] = {}
-"""Keys that were accepted, with their digests: OpenSSL takes as long for one as the rest of the check and the parsing
-of a small job together. What was refused is not remembered, so this is no larger than the list of keys."""
+"""Keys that were accepted, with their digests: OpenSSL takes longer for one than the rest of the check. What was
+refused is not remembered, so this does not grow beyond the keys that there have been."""
 
 
 def _not_empty(key: str, setting: str) -> str:

@@ -1,4 +1,4 @@
-"""Group commit: the calls that come up in one turn of the event loop while the store is at work go to it together.
+"""Group commit: calls that come up in one turn of the event loop, while others are under way, go to the store together.
 
 One connection per node of the store carries all calls, each batch written without waiting for the replies to those
 before it, and all submissions to one endpoint in a batch are one function call. The alternative, a pipeline object and

@@ -28,6 +28,10 @@ class TakenJob(NamedTuple):
     request: bytes
 
 
+Begin = Callable[[TakenJob], None]
+"""Has a job run; it returns at once."""
+
+
 class LinkError(Exception):
     """The store refused a call in a way that repeating it will not change."""
 
@@ -51,9 +55,7 @@ class Link(Protocol):
     async def join(self) -> None:
         """Registers the worker, however long the gateway takes to come up. Raises RefusedError."""
 
-    async def take(
-        self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Callable[[TakenJob], None]
-    ) -> None:
+    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Begin) -> None:
         """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
         after about a second.
 

@@ -15,10 +15,9 @@ import hiredis
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-logger = logging.getLogger("runlane.line")
+from ..frames import READ_AT_ONCE
 
-BUFFER = 65536
-"""Bytes that are read at once."""
+logger = logging.getLogger("runlane.line")
 
 _INCOMPLETE = object()
 
@@ -33,7 +32,7 @@ class Line(asyncio.BufferedProtocol):
         self._transport: Any = writer.transport
         self._on_reply = on_reply
         self._on_lost = on_lost
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._buffer = memoryview(bytearray(READ_AT_ONCE))
         self._reader = hiredis.Reader(replyError=DefaultParser.parse_error, notEnoughData=_INCOMPLETE)
 
     @classmethod

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from ..outcomes import Limits
-from . import Attempt, Backoff, LinkError, RefusedError, TakenJob
+from . import Attempt, Backoff, Begin, LinkError, RefusedError, TakenJob
 from .line import Commands, Line
 from .registration import Registered, Registration, UnreachableError
 
@@ -211,7 +211,7 @@ class _Inbox:
     def look_again(self) -> None:
         self._changed.set()
 
-    async def wait(self, room: int, capacity: Callable[[], int], begin: "Begin") -> None:
+    async def wait(self, room: int, capacity: Callable[[], int], begin: Begin) -> None:
         """Waits until there is more to do than to begin jobs: an offer that is used up or to be withdrawn, a job to be
         fetched."""
         self._changed.clear()
@@ -229,9 +229,6 @@ class _Inbox:
 
 def _enough_for(room: int) -> int:
     return max(1, (room + 1) // 2)
-
-
-Begin = Callable[[TakenJob], None]
 
 
 class RedisLink:
