@@ -5,77 +5,36 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .frames import Kind
-from .outcomes import Limits, Outcome
-from .runners import HandlerConfig, Run
-from .window import Window
-
-Send = Callable[[Kind, int, bytes], None]
-
-# Chunks of one job that are not yet in the store, at most.
-WINDOW = 8 * 1024 * 1024
+from .home import Home
+from .job import Job
+from .outcomes import Outcome
+from .runners import HandlerConfig
 
 # The longest time between two calls of the author's concurrency modifier.
 MODIFIER_SECONDS = 1.0
 
-
-class Job:
-    """A job in the handler's process, and the way of its chunks to the worker."""
-
-    def __init__(
-        self,
-        number: int,
-        fields: dict[str, Any],
-        limits: Limits,
-        worker: str,
-        send: Send,
-        forget: Callable[["Job"], None],
-    ) -> None:
-        self.number = number
-        self.fields = fields
-        self.id: str = fields["id"]
-        self.window = Window(WINDOW)
-        self.run: Run | None = None
-        self._limits = limits
-        self._worker = worker
-        self._send = send
-        self._forget = forget
-
-    def prepare(self, config: HandlerConfig) -> Run:
-        self.run = Run(config, self.fields, self, self._limits, self._worker)
-        return self.run
-
-    def send(self, chunk: bytes) -> None:
-        run = self.run
-        self.window.take(len(chunk), lambda: run is not None and run.stopping)
-        self._send(Kind.CHUNK, self.number, chunk)
-
-    async def send_async(self, chunk: bytes) -> None:
-        await self.window.take_async(len(chunk))
-        self._send(Kind.CHUNK, self.number, chunk)
-
-    def end(self, outcome: Outcome) -> None:
-        self._forget(self)
-        self._send(Kind.DONE, self.number, outcome.encode())
+OnEnd = Callable[[Job, Outcome], None]
+"""The handler is done with the job: called once, in the loop."""
 
 
 class Concurrency:
     """How many jobs at once the author wants, by his modifier."""
 
-    def __init__(self, config: HandlerConfig, send: Send) -> None:
+    def __init__(self, config: HandlerConfig, on_change: Callable[[int], None]) -> None:
+        """`on_change` gets the number when it changes, in whatever thread `update` is called."""
         self.wanted = 1
         self._modifier = config.modifier
-        self._send = send
+        self._on_change = on_change
 
     @property
     def is_fixed(self) -> bool:
         return self._modifier is None
 
     def update(self) -> bool:
-        """Asks the modifier; True, and the worker knows, when the number has changed."""
+        """Asks the modifier; True when the number has changed."""
         if self._modifier is None:
             return False
         try:
@@ -87,37 +46,31 @@ class Concurrency:
         if wanted == self.wanted:
             return False
         self.wanted = wanted
-        self._send(Kind.CONCURRENCY, wanted, b"")
+        self._on_change(wanted)
         return True
 
 
-class Source(Protocol):
-    """Where jobs come from: what is read there calls `run`, `stop` and `end` of the host."""
-
-    def fileno(self) -> int: ...
-
-    def read(self) -> None:
-        """Waits for something to read, and does it."""
-
-
 class Host(Protocol):
-    def serve(self, source: Source) -> None:
-        """Runs jobs in the main thread, and elsewhere, until `end`."""
+    """`run` and `stop` are called in the loop."""
 
-    def run(self, job: Job) -> None: ...
+    def serve(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs jobs in the main thread, and elsewhere, while `work` runs in a loop."""
 
-    def stop(self, job: Job) -> None: ...
+    def run(self, job: Job) -> None:
+        """Begins the job; returns at once."""
 
-    def end(self) -> None: ...
+    def stop(self, job: Job) -> bool:
+        """Begins to stop its run. False when there is nothing in the process that can."""
 
 
 class ThreadHost:
-    """Runs plain functions and generators. The main thread serves too, and alone when jobs come one at a time."""
+    """Runs plain functions and generators. The main thread serves too, and alone when jobs come one at a time; the loop
+    has a thread of its own."""
 
-    def __init__(self, config: HandlerConfig, send: Send) -> None:
-        self._config = config
-        self._send = send
-        self._concurrency = Concurrency(config, send)
+    def __init__(self, config: HandlerConfig, home: Home, on_end: OnEnd, on_concurrency: Callable[[int], None]) -> None:
+        self._home = home
+        self._on_end = on_end
+        self._concurrency = Concurrency(config, on_concurrency)
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._threads = 1
@@ -125,13 +78,14 @@ class ThreadHost:
         self._ended = False
         self._tick = threading.Event()
 
-    def serve(self, source: Source) -> None:
-        threading.Thread(target=_read_forever, args=(source,), name="runlane-frames", daemon=True).start()
+    def serve(self, work: Coroutine[Any, Any, None]) -> None:
         self._concurrency.update()
+        thread = threading.Thread(target=asyncio.run, args=(self._serve(work),), name="runlane-link", daemon=True)
+        thread.start()
         if not self._concurrency.is_fixed:
             threading.Thread(target=self._watch_concurrency, name="runlane-concurrency", daemon=True).start()
-        self._send(Kind.READY, 0, b"")
         self._work(is_main=True)
+        thread.join()
 
     def run(self, job: Job) -> None:
         with self._changed:
@@ -141,25 +95,27 @@ class ThreadHost:
                 threading.Thread(target=self._work, name=f"runlane-slot-{self._threads}", daemon=True).start()
             self._changed.notify()
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job) -> bool:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
-                job.end(Outcome("STOPPED"))
-                return
-        if job.run is not None and not job.run.stop():
-            self._send(Kind.UNSTOPPABLE, job.number, b"")
-        job.window.wake()
+                self._on_end(job, Outcome("STOPPED"))
+                return True
+        stoppable = job.run.stop()
+        job.wake()
+        return stoppable
 
-    def end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+    async def _serve(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
 
     def _work(self, is_main: bool = False) -> None:
         while (job := self._next(is_main)) is not None:
-            assert job.run is not None  # noqa: S101
-            job.end(job.run.run())
+            self._home.call(self._on_end, job, job.run.run())
             self._tick.set()
 
     def _next(self, is_main: bool) -> Job | None:
@@ -168,9 +124,7 @@ class ThreadHost:
                 if not is_main and self._threads > self._concurrency.wanted:
                     break
                 if self._waiting:
-                    job = self._waiting.popleft()
-                    job.prepare(self._config)
-                    return job
+                    return self._waiting.popleft()
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
@@ -187,51 +141,36 @@ class ThreadHost:
                     self._changed.notify_all()
 
 
-def _read_forever(source: Source) -> None:
-    while True:
-        source.read()
-
-
 class LoopHost:
-    """Runs coroutines and async generators as tasks of one loop, which also reads what the worker says: a thread of its
-    own for that would take another turn of the interpreter lock for each job."""
+    """Runs coroutines and async generators as tasks of one loop, in which the link is too: a thread of its own for that
+    would take another turn of the interpreter lock for each job."""
 
-    def __init__(self, config: HandlerConfig, send: Send) -> None:
-        self._config = config
-        self._send = send
-        self._concurrency = Concurrency(config, send)
+    def __init__(self, config: HandlerConfig, on_end: OnEnd, on_concurrency: Callable[[int], None]) -> None:
+        self._on_end = on_end
+        self._concurrency = Concurrency(config, on_concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = asyncio.Event()
 
-    def serve(self, source: Source) -> None:
-        asyncio.run(self._serve(source))
+    def serve(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run(self._serve(work))
 
     def run(self, job: Job) -> None:
-        task = asyncio.create_task(self._run(job, job.prepare(self._config)))
+        task = asyncio.create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def stop(self, job: Job) -> None:
-        if job.run is not None:
-            job.run.stop()
+    def stop(self, job: Job) -> bool:
+        return job.run.stop()
 
-    def end(self) -> None:
-        self._ended.set()
-
-    async def _serve(self, source: Source) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_reader(source, source.read)
+    async def _serve(self, work: Coroutine[Any, Any, None]) -> None:
         self._concurrency.update()
         watching = None if self._concurrency.is_fixed else asyncio.create_task(self._watch_concurrency())
-        self._send(Kind.READY, 0, b"")
-        await self._ended.wait()
-        loop.remove_reader(source)
+        await work
         if watching is not None:
             watching.cancel()
 
-    async def _run(self, job: Job, run: Run) -> None:
-        job.end(await run.run_async())
-        self._concurrency.update()
+    async def _run(self, job: Job) -> None:
+        self._on_end(job, await job.run.run_async())
+        asyncio.get_running_loop().call_soon(self._concurrency.update)  # the outcome goes first
 
     async def _watch_concurrency(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""How a run of the handler ended, and the way this is said between processes."""
+"""How a run of the handler ended."""
 
 import json
 import os
@@ -35,14 +35,10 @@ class Outcome:
     value: bytes = b""
     refresh: bool = False
 
-    def encode(self) -> bytes:
-        return f"{self.state} {self.field} {int(self.refresh)}\n".encode() + self.value
-
-    @classmethod
-    def decode(cls, data: bytes) -> "Outcome":
-        header, _, value = data.partition(b"\n")
-        state, field, refresh = header.decode().split(" ")
-        return cls(state, field, value, refresh == "1")  # type: ignore[arg-type]
+    @property
+    def summary(self) -> str:
+        """For people."""
+        return f"{self.state}: {self.value[:200].decode(errors='replace')}" if self.field == "error" else self.state
 
 
 class HandlerFailure(Exception):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
 from .frames import READ_AT_ONCE, FrameBuffer, Kind, encode_frame
 
-OnFrame = Callable[[Kind, int, bytes], None]
+OnFrame = Callable[[Kind, bytes], None]
 
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
 
@@ -54,9 +54,9 @@ class HandlerProcess:
     def was_killed(self) -> bool:
         return bool(self._killed_because)
 
-    def send(self, kind: Kind, number: int = 0, payload: bytes = b"") -> None:
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
         if not self._transport.is_closing():
-            self._transport.write(encode_frame(kind, number, payload))
+            self._transport.write(encode_frame(kind, payload))
 
     def kill(self, because: str) -> None:
         """Ends the process and what it started, by force."""
@@ -99,8 +99,8 @@ class _Frames(asyncio.BufferedProtocol):
         return self._read
 
     def buffer_updated(self, count: int) -> None:
-        for kind, number, payload in self._frames.feed(self._read[:count]):
-            self._on_frame(kind, number, payload)
+        for kind, payload in self._frames.feed(self._read[:count]):
+            self._on_frame(kind, payload)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.ended.set()

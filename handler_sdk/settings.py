@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
 
 class SettingsError(Exception):
     """The environment lacks something, or has something that cannot be understood; the text says what."""

@@ -1,11 +1,14 @@
-"""How jobs come to a worker and results go: what every link does, whatever carries it.
+"""How a worker is tied to its endpoint, whatever carries it.
 
-Calls that report on an attempt are repeated until they are answered, through outages of any length; cancel them to give
-up. They return False when the attempt is no longer the job's newest: nothing more that it says counts.
+Two ends, one for each process of a worker. The process that runs the handler has a `Link`: jobs come over it and
+results go. The worker's own process has a `Membership`: signs of life go over it, and it is told what to stop.
+
+Calls are repeated until they are answered, through outages of any length; cancel them to give up.
 """
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..outcomes import Limits
@@ -32,6 +35,21 @@ Begin = Callable[[TakenJob], None]
 """Has a job run; it returns at once."""
 
 
+@dataclass(frozen=True)
+class Registered:
+    """The gateway's answer to a registration. `url` has the worker's own credentials for the store in it, `serial`
+    counts the registrations of one worker."""
+
+    serial: int
+    worker: str
+    url: str
+    cluster: bool
+    library: str
+    base: str
+    lease_ms: int
+    limits: Limits
+
+
 class LinkError(Exception):
     """The store refused a call in a way that repeating it will not change."""
 
@@ -40,20 +58,28 @@ class RefusedError(Exception):
     """The gateway does not want this worker; the text says why, for people."""
 
 
+class UnreachableError(Exception):
+    """There is no gateway, or it cannot register anybody now; the text says what was seen."""
+
+
 class Link(Protocol):
+    """Reports on an attempt return False when it is not the job's newest any more: nothing more that it says counts.
+
+    All that waits raises LinkError and RefusedError.
+    """
+
     @property
     def worker(self) -> str:
-        """The worker's id, once it has joined."""
+        """The worker's id, once the link is open."""
 
     @property
     def limits(self) -> Limits: ...
 
-    @property
-    def renewal_seconds(self) -> float:
-        """The time between two calls of `renew`."""
+    async def open(self, registered: Registered) -> None:
+        """Uses this registration from now on. Raises UnreachableError."""
 
-    async def join(self) -> None:
-        """Registers the worker, however long the gateway takes to come up. Raises RefusedError."""
+    async def receive(self) -> None:
+        """Lets jobs come, for as long as it runs."""
 
     async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Begin) -> None:
         """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
@@ -75,15 +101,38 @@ class Link(Protocol):
 
     async def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> bool: ...
 
-    async def lose(self, attempt: Attempt, reason: str) -> bool:
-        """Gives the attempt up, so that the job is tried again or fails for good."""
+    async def close(self) -> None: ...
+
+
+class Membership(Protocol):
+    @property
+    def registered(self) -> Registered:
+        """The newest registration, once the worker has joined."""
+
+    @property
+    def renewal_seconds(self) -> float:
+        """The time between two calls of `renew`."""
+
+    async def join(self) -> None:
+        """Registers the worker, however long the gateway takes to come up. Whatever an earlier one of this id was given
+        and cannot have begun goes back. Raises RefusedError."""
+
+    async def register_again(self, registered: Registered) -> None:
+        """This registration serves no more: gets another one, unless there is one already. Raises RefusedError."""
 
     async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
-        """The worker's sign of life. Returns the attempts that it no longer holds, and the state of their jobs."""
+        """The worker's sign of life, and that of all that it was given. Returns those of the attempts that it holds no
+        longer, and the state of their jobs."""
 
-    async def listen(self, on_stop: Callable[[Attempt, str], None], on_connected: Callable[[], None]) -> None:
-        """Tells, for as long as it runs, which attempts are to be stopped, and why. `on_connected` is called when
-        messages may have been missed."""
+    async def listen(self, on_stop: Callable[[Attempt, str], None], on_missed: Callable[[], None]) -> None:
+        """Tells, for as long as it runs, which attempts are to be stopped, and why. `on_missed` is called when messages
+        may have been missed."""
+
+    async def lose(self, attempt: Attempt, reason: str) -> None:
+        """Gives the attempt up, so that the job is tried again or fails for good."""
+
+    async def decline(self) -> None:
+        """What the worker was given and has not begun goes back: nobody is there to take it."""
 
     async def leave(self) -> None:
         """Gives back what the worker holds and ends its registration, as far as that is possible in a few seconds."""

@@ -4,45 +4,15 @@ import json
 import os
 import platform
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
 from ..outcomes import Limits
 from ..settings import Settings
-from . import RefusedError
+from . import RefusedError, Registered, UnreachableError
 
 _SECONDS = 10.0
 _SECONDS_TO_LEAVE = 5.0
-
-
-class UnreachableError(Exception):
-    """There is no gateway, or it cannot register anybody now; the text says what was seen."""
-
-
-@dataclass(frozen=True)
-class Registered:
-    """The gateway's answer. `url` has the worker's own credentials for the store in it."""
-
-    worker: str
-    url: str
-    cluster: bool
-    library: str
-    base: str
-    lease_ms: int
-    limits: Limits
-
-    @classmethod
-    def of(cls, reply: dict[str, Any]) -> "Registered":
-        return cls(
-            worker=reply["worker"],
-            url=reply["redis"]["url"],
-            cluster=bool(reply["redis"].get("cluster")),
-            library=reply["library"],
-            base=reply["base"],
-            lease_ms=int(reply["lease_ms"]),
-            limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
-        )
 
 
 class Registration:
@@ -60,8 +30,11 @@ class Registration:
     def url(self) -> str:
         return self._settings.url
 
-    async def join(self, worker: str | None) -> Registered:
-        """Registers under the id `worker`, or one that the gateway chooses. Raises UnreachableError, RefusedError."""
+    async def join(self, worker: str | None, serial: int) -> Registered:
+        """Registers under the id `worker`, or one that the gateway chooses, for the `serial`-th time.
+
+        Raises UnreachableError, RefusedError.
+        """
         body: dict[str, Any] = {"description": self.description}
         if worker or self._settings.worker:
             body["id"] = worker or self._settings.worker
@@ -71,7 +44,7 @@ class Registration:
         if status != 200:
             raise RefusedError(self._explain(status, text))
         try:
-            return Registered.of(json.loads(text))
+            return _read(json.loads(text), serial)
         except (ValueError, KeyError, TypeError) as error:
             raise RefusedError(f"the gateway's answer to the registration makes no sense ({error!r})") from None
 
@@ -99,3 +72,16 @@ class Registration:
         if status == 403:
             return f"the key in RUNLANE_WORKER_KEY may not register workers of endpoint {endpoint}"
         return f"the gateway refuses the worker: status {status}, {text[:200]}"
+
+
+def _read(reply: dict[str, Any], serial: int) -> Registered:
+    return Registered(
+        serial=serial,
+        worker=reply["worker"],
+        url=reply["redis"]["url"],
+        cluster=bool(reply["redis"].get("cluster")),
+        library=reply["library"],
+        base=reply["base"],
+        lease_ms=int(reply["lease_ms"]),
+        limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
+    )

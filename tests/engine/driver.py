@@ -50,7 +50,7 @@ class Taken(NamedTuple):
 
 
 class Listening:
-    """A worker's subscription."""
+    """A worker's subscriptions, to its jobs and its stops."""
 
     def __init__(self, pubsub: Any) -> None:
         self.pubsub = pubsub
@@ -67,7 +67,7 @@ class Listening:
     async def jobs(self, count: int) -> list[str]:
         """The ids of the next jobs."""
         messages = [await self.next() for _ in range(count)]
-        return [message[0][2] for message in messages if message]
+        return [message[0][1] for message in messages if message]
 
     async def __aenter__(self) -> "Listening":
         return self
@@ -147,8 +147,9 @@ class Driver:
         """A worker that listens for jobs; `has`: the ids of those that it runs."""
         node: Any = self.store.node_of(self.base)
         listening = Listening(node.pubsub())
-        await listening.pubsub.ssubscribe(f"{self.base}:worker:{worker}")
-        assert (await listening.pubsub.get_message(timeout=5))["type"] == "ssubscribe"
+        await listening.pubsub.ssubscribe(f"{self.base}:worker:{worker}", f"{self.base}:stops:{worker}")
+        for _ in range(2):
+            assert (await listening.pubsub.get_message(timeout=5))["type"] == "ssubscribe"
         listening.epoch = await self.call("join", worker, *has)
         return listening
 

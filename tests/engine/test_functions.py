@@ -192,7 +192,7 @@ class TestHandOver:
             id = await driver.submit(input='{"n":1}', request='{"webhook":"x"}', timeout=7000)
 
             head, payload = await listening.next() or ([], b"")
-        assert head == ["job", str(listening.epoch), id, "1", "7000", "15"]
+        assert head == [str(listening.epoch), id, "1", "7000", "15"]
         assert payload == b'{"webhook":"x"}{"n":1}'
         assert await driver.state(id) == "IN_PROGRESS"
         assert [worker for _, _, worker in await driver.leases()] == ["w"]
@@ -204,7 +204,7 @@ class TestHandOver:
             id = await driver.submit(input=large, request='{"r":1}')
             head, payload = await listening.next() or ([], b"")
 
-        assert (head[2], head[-1], payload) == (id, "-1", b"")
+        assert (head[1], head[-1], payload) == (id, "-1", b"")
         assert await driver.call("fetch", id, 1) == [large, '{"r":1}']
         assert await driver.call("fetch", id, 2) == ["STALE", "IN_PROGRESS"]
         assert await driver.call("fetch", "nobody", 1) == ["STALE", "GONE"]
@@ -638,7 +638,8 @@ class TestCancel:
 
             await self.check(driver, id)
 
-            assert [(await listening.next() or [[]])[0][0] for _ in range(2)] == ["job", "stop"]
+            assert await listening.jobs(1) == [id]
+            assert await listening.next() == ([id, "1", "CANCELLED"], b"")
         assert await driver.call("finish", id, 1, "COMPLETED", "output", "1") == ["STALE", "CANCELLED"]
 
     async def test_of_a_running_job(self, driver: Driver) -> None:
@@ -678,14 +679,14 @@ class TestCancel:
     async def test_tells_the_worker(self, driver: Driver) -> None:
         job = await driver.begin("w")
         pubsub: Any = driver.store.node_of(driver.base).pubsub()
-        await pubsub.ssubscribe(f"{driver.base}:worker:w")
+        await pubsub.ssubscribe(f"{driver.base}:stops:w")
         assert (await pubsub.get_message(timeout=5))["type"] == "ssubscribe"
 
         await driver.call("cancel", job.id)
 
         message = await pubsub.get_message(timeout=5)
         await pubsub.aclose()
-        assert message["data"] == f"stop {job.id} 1 CANCELLED".encode()
+        assert message["data"] == f"{job.id} 1 CANCELLED".encode()
 
 
 class TestRetry:

@@ -98,7 +98,7 @@ class TestLeases:
     async def test_tell_the_old_worker_to_stop(self, driver: Driver) -> None:
         job = await driver.begin("w")
         pubsub: Any = driver.store.node_of(driver.base).pubsub()
-        await pubsub.ssubscribe(f"{driver.base}:worker:w")
+        await pubsub.ssubscribe(f"{driver.base}:stops:w")
         await pubsub.get_message(timeout=5)
         await driver.silence()
 
@@ -106,7 +106,7 @@ class TestLeases:
 
         message = await pubsub.get_message(timeout=5)
         await pubsub.aclose()
-        assert message["data"] == f"stop {job.id} 1 LOST".encode()
+        assert message["data"] == f"{job.id} 1 LOST".encode()
 
 
 class TestRenew:
@@ -117,6 +117,17 @@ class TestRenew:
         assert await renew(driver, "w", job) == []
 
         assert (await driver.upkeep())["leases"] == 0
+
+    async def test_keeps_what_was_given_and_has_not_begun(self, driver: Driver) -> None:
+        """Jobs that wait in a busy process: 300 of them, more than are read at once."""
+        for _ in range(300):
+            await driver.begin("w")
+        await driver.silence()
+
+        assert await renew(driver, "w") == []
+
+        assert (await driver.upkeep())["leases"] == 0
+        assert [worker for _, _, worker in await driver.leases()] == ["w"] * 300
 
     async def test_replies_with_what_was_lost(self, driver: Driver) -> None:
         cancelled, finished, lost, kept = [await driver.begin("w") for _ in range(4)]

@@ -89,7 +89,7 @@ async def test_of_a_worker_whose_result_comes_late(trial: Trial) -> None:
     await trial.start_worker(healthy)
     await trial.started(job, times=2)
     trial.open_gate(attempt=1)
-    await first.said(f"{job} (attempt 1) is COMPLETED")
+    await trial.returned(job, 1)
     node.worker_line.heal()
     await first.said("counts no more")
     assert (await trial.client.status(job))["status"] == "IN_PROGRESS"

@@ -99,6 +99,14 @@ class Trial:
 
         await eventually(look)
 
+    async def returned(self, job: str, attempt: int) -> None:
+        """Returns when the handler of this attempt has given its result."""
+
+        async def look() -> bool:
+            return self.history.returned(job, attempt)
+
+        await eventually(look)
+
     async def settle(self) -> None:
         """Waits for the end of every job, and checks the history."""
         await self.client.all_final()

@@ -10,7 +10,8 @@
 --     with any other than the newest they change nothing and answer STALE.
 --   * A job that is queued has one entry in one queue stream; `entry` in its hash names it. An entry that the
 --     hash does not name is a leftover, and whoever meets it drops it.
---   * An attempt's lease is its entry's place in the pending-entries list, renewed by resetting its idle time.
+--   * An attempt's lease is its entry's place in the pending-entries list, renewed by resetting its idle time. A worker's
+--     sign of life renews all that it was given, also what is still on its way through a busy process.
 --   * Whoever queues a job hands it over in the same step when a worker waits: the job is begun for the worker and sent
 --     to its channel. A worker that does not listen gets nothing; what got lost on its way is put back when the worker
 --     subscribes again (`join`), or with its lease.
@@ -31,9 +32,10 @@
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
 -- The channels
 --   :gateway:<process> to one gateway process, about jobs that it watches: JSON header, newline, payload
---   :worker:<id>       to one worker: "stop <job id> <attempt> <state>", or "job <job id> <attempt> <timeout ms>
---                      <size of the request>", newline, request, input; with the size -1 and nothing behind it when the
---                      job is too large for a message: `fetch` it
+--   :worker:<id>       to the process that runs a worker's handler: "job <epoch> <job id> <attempt> <timeout ms> <size of
+--                      the request>", newline, request, input; with the size -1 and nothing behind it when the job is
+--                      too large for a message: `fetch` it
+--   :stops:<id>        to the process beside it, which gives the signs of life: "<job id> <attempt> <state>"
 
 -- Queues in the order in which they are served. The ":again" queues are the fronts of the plain ones: a stream
 -- takes new entries at its end only, so a job that goes back to the front goes into a queue served before.
@@ -116,7 +118,7 @@ end
 
 local function stop_worker(base, id, job, state)
   if not job.worker then return end
-  redis.call('SPUBLISH', base .. ':worker:' .. job.worker, 'stop ' .. id .. ' ' .. job.attempt .. ' ' .. state)
+  redis.call('SPUBLISH', base .. ':stops:' .. job.worker, id .. ' ' .. job.attempt .. ' ' .. state)
 end
 
 local function drop_entry(base, queue, entry)

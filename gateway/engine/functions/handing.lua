@@ -58,7 +58,7 @@ local function is_small(input, request) return #input + #request <= PAYLOAD_IN_W
 local function send(base, worker, epoch, job)
   local id, attempt, timeout, input, request = unpack(job)
   local fits = is_small(input, request)
-  local head = table.concat({'job', epoch, id, attempt, timeout, fits and #request or -1}, ' ')
+  local head = table.concat({epoch, id, attempt, timeout, fits and #request or -1}, ' ')
   redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
 end
 
@@ -131,19 +131,27 @@ local function fetch(keys, args)
   return {job.input, job.request or ''}
 end
 
--- Every entry that the worker holds, in steps: calls with queue, entry, job id or nil.
+-- Every entry that the worker holds, in steps: calls with a queue and a list of entries.
 local function each_held(base, worker, callback)
   for _, queue in ipairs(QUEUES) do
     local after = '-'
     repeat
-      local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, after, '+', 100, worker)
-      for _, item in ipairs(pending) do
-        local found = redis.call('XRANGE', queue_key(base, queue), item[1], item[1])
-        callback(queue, item[1], found[1] and found[1][2][2])
-        after = '(' .. item[1]
+      local entries = {}
+      for i, item in ipairs(redis.call('XPENDING', queue_key(base, queue), GROUP, after, '+', 100, worker)) do
+        entries[i] = item[1]
       end
-    until #pending < 100
+      if #entries > 0 then
+        callback(queue, entries)
+        after = '(' .. entries[#entries]
+      end
+    until #entries < 100
   end
+end
+
+-- The job that an entry is of; nil when the entry is gone.
+local function job_of(base, queue, entry)
+  local found = redis.call('XRANGE', queue_key(base, queue), entry, entry)[1]
+  return found and found[2][2]
 end
 
 -- join: worker, then ids of the jobs that it has. Called when its subscription stands, after whatever may have been
@@ -153,11 +161,14 @@ local function join(keys, args)
   local key, has = base .. ':worker:' .. worker, {}
   for i = 2, #args do has[args[i]] = true end
   redis.call('ZREM', base .. ':waiting', worker)
-  each_held(base, worker, function(queue, entry, id)
-    if not id then
-      drop_entry(base, queue, entry)
-    elseif not has[id] then
-      put_back(base, queue, entry, id, at)
+  each_held(base, worker, function(queue, entries)
+    for _, entry in ipairs(entries) do
+      local id = job_of(base, queue, entry)
+      if not id then
+        drop_entry(base, queue, entry)
+      elseif not has[id] then
+        put_back(base, queue, entry, id, at)
+      end
     end
   end)
   local epoch = (redis.call('HGET', key, 'epoch') or 0) + 1

@@ -1,8 +1,8 @@
 -- Signs of life, and leaving.
 
 -- renew: worker, ms after which it counts as gone, its concurrency, its state, its description (JSON, or '' when it
--- did not change), then (job id, attempt) pairs. Life sign and leases at once.
--- Returns (job id, attempt, state found) for each job that the worker no longer holds.
+-- did not change), then (job id, attempt) pairs: what it runs. Renews the leases of all that it was given.
+-- Returns (job id, attempt, state found) for each of the pairs that the worker no longer holds.
 local function renew(keys, args)
   local base, worker, gone, at = keys[1], args[1], tonumber(args[2]), now()
   if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
@@ -11,11 +11,15 @@ local function renew(keys, args)
   redis.call('HSET', key, 'seen', at, 'concurrency', args[3], 'state', args[4])
   if args[5] ~= '' then redis.call('HSET', key, 'description', args[5]) end
   redis.call('PEXPIRE', key, gone * 10)
+  each_held(base, worker, function(queue, entries)
+    local claim = {'XCLAIM', queue_key(base, queue), GROUP, worker, 0}
+    for _, entry in ipairs(entries) do claim[#claim + 1] = entry end
+    claim[#claim + 1] = 'JUSTID'
+    redis.call(unpack(claim))
+  end)
   for i = 6, #args, 2 do
-    local job, state = current(base, args[i], args[i + 1], 'worker', 'queue', 'entry')
-    if job and job.worker == worker then
-      redis.call('XCLAIM', queue_key(base, job.queue), GROUP, worker, 0, job.entry, 'JUSTID')
-    else
+    local job, state = current(base, args[i], args[i + 1], 'worker')
+    if not job or job.worker ~= worker then
       lapsed[#lapsed + 1] = args[i]
       lapsed[#lapsed + 1] = args[i + 1]
       lapsed[#lapsed + 1] = state or 'LOST'
@@ -29,9 +33,9 @@ local function leave(keys, args)
   local base, worker, at, held = keys[1], args[1], now(), 0
   if redis.call('EXISTS', base .. ':settings') == 0 then return 0 end
   redis.call('ZREM', base .. ':waiting', worker)
-  each_held(base, worker, function(queue, entry)
-    recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at)
-    held = held + 1
+  each_held(base, worker, function(queue, entries)
+    for _, entry in ipairs(entries) do recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at) end
+    held = held + #entries
   end)
   for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
   redis.call('ZREM', base .. ':workers', worker)

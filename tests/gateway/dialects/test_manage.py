@@ -221,13 +221,13 @@ async def test_a_deletion_cancels_what_waits_and_what_runs(make_target: Make) ->
     job = await worker.next()
     assert await still_waits(answers[0])
     with worker.store.pubsub(ignore_subscribe_messages=True) as subscription:
-        subscription.ssubscribe(f"{target.base}:worker:{worker.id}")
+        subscription.ssubscribe(f"{target.base}:stops:{worker.id}")
         subscription.get_message(timeout=5)
         await target.http.delete(f"/v1/endpoints/{target.id}")
         message = subscription.get_message(timeout=5)
     assert {(await answer).json()["status"] for answer in answers} == {"CANCELLED"}
     assert message
-    assert message["data"] == f"stop {job.id} 1 CANCELLED".encode()
+    assert message["data"] == f"{job.id} 1 CANCELLED".encode()
 
 
 async def test_a_deletion_leaves_nothing_behind(make_target: Make, admin: "redis.Redis") -> None:

@@ -330,13 +330,13 @@ async def test_cancel_of_a_running_job_tells_the_worker(target: Target, worker: 
     id = await target.run(1)
     (job,) = worker.take()
     with worker.store.pubsub(ignore_subscribe_messages=True) as subscription:
-        subscription.ssubscribe(f"{target.base}:worker:w1")
+        subscription.ssubscribe(f"{target.base}:stops:w1")
         await eventually(lambda: subscribed(worker))
         response = await target.post(f"/cancel/{id}")
         message = await eventually(lambda: received(subscription))
     assert response.json().keys() == {"id", "status", "delayTime", "executionTime"}
     assert response.json()["status"] == "CANCELLED"
-    assert message == f"stop {id} 1 CANCELLED"
+    assert message == f"{id} 1 CANCELLED"
     assert worker.stopped(job) == [(id, 1, "CANCELLED")]
 
 

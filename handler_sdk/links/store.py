@@ -1,0 +1,324 @@
+"""The store as a worker reaches it: calls that are repeated until they are answered, a subscription that comes back.
+
+Whatever goes wrong between here and the store is repeated after a pause, since every call may be repeated. When the
+store says that it does not know this worker (its user is gone, the store was replaced, another one took over), the
+worker is registered again under the same id and goes on with what it is then told.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from . import Attempt, Backoff, LinkError, Registered, UnreachableError
+from .line import Commands, Line
+
+logger = logging.getLogger("runlane.link")
+
+# Bytes of a call that is large.
+LARGE = 65536
+LARGE_CONNECTIONS = 8
+
+# A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
+LOST_SECONDS = 3.0
+REGISTER_SECONDS = 1.0
+
+# So many questions into a silent subscription, one after the other, say that it is dead.
+MOST_UNANSWERED = 2
+
+Remedy = Literal["repeat", "register"]
+
+_REGISTER_WORDS = (
+    "NOGROUP",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "ACL failure",
+    "Function not found",
+    "READONLY",
+    "no longer",
+)
+_REPEAT_WORDS = ("OOM", "MISCONF", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+def remedy_for(error: BaseException) -> Remedy | None:
+    """What helps against the error of a call; None when nothing does."""
+    text = str(error)
+    if isinstance(
+        error,
+        exceptions.AuthenticationError
+        | exceptions.AuthorizationError
+        | exceptions.NoPermissionError
+        | exceptions.ReadOnlyError
+        | exceptions.AskError,
+    ):
+        return "register"
+    if isinstance(error, exceptions.ResponseError):
+        if any(word in text for word in _REGISTER_WORDS):
+            return "register"
+        retried = exceptions.OutOfMemoryError | exceptions.ClusterDownError | exceptions.TryAgainError
+        if isinstance(error, retried) or any(word in text for word in _REPEAT_WORDS):
+            return "repeat"
+        return None
+    return "repeat"
+
+
+class LostReplyError(Exception):
+    """A call that must not be repeated got no reply; the store may have executed it."""
+
+
+class _Connections:
+    """To the store, as one registration described it. They are made when they are needed."""
+
+    def __init__(self, registered: Registered, url: str) -> None:
+        self.registered = registered
+        lease = registered.lease_ms / 1000
+        self.seconds = seconds = min(10.0, max(1.0, lease / 3))
+        options: dict[str, Any] = {
+            "socket_connect_timeout": seconds,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "health_check_interval": 0,
+        }
+        self._pool = ConnectionPool.from_url(url, socket_timeout=seconds, **options)
+        self._commands = Commands(self._pool, seconds)
+        self._large: Any = Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                url, max_connections=LARGE_CONNECTIONS, timeout=None, socket_timeout=None, **options
+            )
+        )
+        self._listening: Line | None = None
+
+    @classmethod
+    async def to(cls, registered: Registered) -> "_Connections":
+        url = await _node_url(registered) if registered.cluster else registered.url
+        return cls(registered, url)
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """Calls a function. What is large gets a connection of its own, so that nothing waits behind it."""
+        command = ("FCALL", f"{self.registered.library}_{name}", 1, self.registered.base, *arguments)
+        size = sum(len(argument) for argument in arguments if isinstance(argument, str | bytes))
+        if size > LARGE or name == "fetch":
+            async with asyncio.timeout(self.seconds):
+                return await self._large.execute_command(*command)
+        return await self._commands.execute(*command)
+
+    async def listen(self, channel: str, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
+        self._listening = line = await Line.open(self._pool, on_message, on_lost)
+        line.send("SSUBSCRIBE", channel)
+        return line
+
+    async def close(self) -> None:
+        self._commands.close()
+        if self._listening is not None:
+            self._listening.cut()
+        try:
+            await self._large.aclose()
+        except (exceptions.RedisError, OSError):
+            logger.debug("could not close a connection", exc_info=True)
+
+
+async def _node_url(registered: Registered) -> str:
+    """The address of the cluster's node that serves the endpoint: all its keys are in one slot."""
+    from redis.asyncio.cluster import RedisCluster
+
+    cluster = RedisCluster.from_url(registered.url, protocol=2, retry=Retry(NoBackoff(), 0))
+    try:
+        await cluster.initialize()
+        node = cluster.get_node_from_key(registered.base)
+    finally:
+        await cluster.aclose()
+    if node is None:
+        raise exceptions.ClusterDownError("no node serves the endpoint")
+    parts = urlsplit(registered.url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{node.port}"))
+
+
+Register = Callable[[Registered], Awaitable[Registered]]
+"""Gets a registration in place of one with which the store serves no more, at once when there is a newer one already.
+
+Raises UnreachableError, RefusedError.
+"""
+
+
+class Store:
+    """See the module. Open it before anything else."""
+
+    def __init__(
+        self, register: Register, on_restored: Callable[[], None] = lambda: None, outage_level: int = logging.WARNING
+    ) -> None:
+        """
+        Args:
+            register: see `Register`.
+            on_restored: called when the store serves again after an outage, and after another registration.
+            outage_level: of the log lines that say that the store does not serve, and that it does again.
+        """
+        self._register = register
+        self._on_restored = on_restored
+        self._outage_level = outage_level
+        self._current: _Connections | None = None
+        self._registering = asyncio.Lock()
+        self._registered_at = 0.0
+        self._lost_at: float | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def registered(self) -> Registered:
+        return self._connections.registered
+
+    @property
+    def _connections(self) -> _Connections:
+        if self._current is None:
+            raise RuntimeError("the worker is not registered yet")
+        return self._current
+
+    async def open(self, registered: Registered) -> None:
+        """Uses this registration from now on. Raises UnreachableError."""
+        try:
+            connections = await _Connections.to(registered)
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+            raise UnreachableError(f"the cluster cannot be asked: {error}") from None
+        before, self._current = self._current, connections
+        if before is not None:
+            closing = asyncio.create_task(before.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._on_restored()
+
+    async def call(self, name: str, *arguments: Any, repeat: bool = True) -> Any:
+        """Calls a function of the library on the endpoint and returns its reply.
+
+        Raises:
+            LinkError: the store refuses the call for good.
+            RefusedError: the gateway does not want this worker any more.
+            LostReplyError: there is no reply, and `repeat` is false.
+        """
+        backoff = Backoff()
+        while True:
+            connections = self._connections
+            try:
+                reply = await connections.call(name, *arguments)
+            except (exceptions.RedisError, OSError) as error:
+                await self._recover(connections, error, backoff)
+                if not repeat:
+                    raise LostReplyError from None
+            else:
+                if self._lost_at is not None:
+                    self._answered(self._lost_at)
+                return reply
+
+    async def report(self, name: str, attempt: Attempt, *arguments: Any) -> list[Any] | None:
+        """Calls a function for an attempt. Returns its reply, a word as a list too; None when the attempt counts no
+        more. Raises as `call`."""
+        reply = await self.call(name, attempt.job, attempt.number, *arguments)
+        if not isinstance(reply, list):
+            return [reply]
+        if reply[0] == b"STALE":
+            logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
+            return None
+        return reply
+
+    async def receive(self, kind: str, on_message: Callable[[bytes], None], on_subscribed: Callable[[], None]) -> None:
+        """Gives what comes in the worker's channel of this kind, for as long as it runs. `on_subscribed` is called
+        each time that messages may have been missed before. Raises LinkError, RefusedError."""
+        backoff = Backoff()
+
+        def subscribed() -> None:
+            backoff.reset()
+            on_subscribed()
+
+        while True:
+            connections = self._connections
+            try:
+                await self._receive(connections, kind, on_message, subscribed)
+            except (exceptions.RedisError, OSError) as error:
+                await self._recover(connections, error, backoff)
+
+    async def register_again(self, registered: Registered) -> None:
+        """Has another registration take the place of this one, unless that happened already, or is tried too often.
+        Raises RefusedError."""
+        async with self._registering:
+            if self.registered is not registered or time.monotonic() - self._registered_at < REGISTER_SECONDS:
+                return
+            self._registered_at = time.monotonic()
+            try:
+                await self.open(await self._register(registered))
+            except UnreachableError as error:
+                logger.debug("could not register again: %s", error)
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._current is not None:
+            await self._current.close()
+        await asyncio.gather(*self._closing)
+
+    async def _receive(
+        self,
+        connections: _Connections,
+        kind: str,
+        on_message: Callable[[bytes], None],
+        on_subscribed: Callable[[], None],
+    ) -> None:
+        """Returns never: it ends with the connection."""
+        ended = asyncio.Event()
+        failure: list[BaseException] = []
+        unanswered = 0
+
+        def on_reply(reply: Any) -> None:
+            nonlocal unanswered
+            unanswered = 0
+            if isinstance(reply, BaseException):
+                failure.append(reply)
+                ended.set()
+            elif reply[0] == b"smessage":
+                on_message(reply[2])
+            elif reply[0] == b"ssubscribe":
+                on_subscribed()
+            elif reply[0] == b"sunsubscribe":
+                ended.set()  # the store moved the channel elsewhere
+
+        registered = connections.registered
+        line = await connections.listen(f"{registered.base}:{kind}:{registered.worker}", on_reply, ended.set)
+        try:
+            while unanswered <= MOST_UNANSWERED:
+                try:
+                    await asyncio.wait_for(ended.wait(), connections.seconds / 3)
+                except TimeoutError:
+                    unanswered += 1
+                    line.send("PING")
+                else:
+                    raise failure[0] if failure else exceptions.ConnectionError("the store ended the subscription")
+            raise exceptions.ConnectionError("the subscription gives no answer")
+        finally:
+            line.cut()
+
+    def _answered(self, lost_at: float) -> None:
+        logger.log(self._outage_level, "the store is back after %.1f s", time.monotonic() - lost_at)
+        self._lost_at = None
+        self._on_restored()
+
+    async def _recover(self, connections: _Connections, error: Exception, backoff: Backoff) -> None:
+        """Does what helps against the error and pauses. Raises LinkError when nothing helps, RefusedError."""
+        if connections is not self._current:
+            return  # it was replaced
+        remedy = remedy_for(error)
+        if remedy is None:
+            raise LinkError(str(error)) from error
+        now = time.monotonic()
+        if self._lost_at is None:
+            logger.log(
+                self._outage_level, "the store does not serve this worker: %s", str(error) or type(error).__name__
+            )
+            self._lost_at = now
+        if remedy == "register" or now - self._lost_at > LOST_SECONDS:
+            await self.register_again(connections.registered)
+        await asyncio.sleep(backoff.next())

@@ -1,0 +1,247 @@
+"""Takes jobs over the link, has the handler run them and delivers what comes of them: in the handler's process.
+
+The worker's own process is told what has begun and what has ended, so that it can renew, stop by force and give up; no
+job waits for that.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from .channel import Channel, end_with_worker
+from .encoding import to_json
+from .frames import Kind, decode_attempt, decode_registered, encode_attempt
+from .home import Home
+from .hosts import Host, LoopHost, ThreadHost
+from .job import Job
+from .links import Attempt, Backoff, Link, LinkError, Registered, TakenJob, UnreachableError
+from .links.redis import RedisLink
+from .outcomes import Outcome, failed
+from .runners import HandlerConfig
+
+logger = logging.getLogger("runlane.taker")
+
+# The worker's own process gets a registration, or fails to, within this time.
+REGISTER_SECONDS = 15.0
+
+
+class Taker:
+    """One handler's process at work, from the moment its file is loaded."""
+
+    def __init__(self, config: HandlerConfig, channel: Channel) -> None:
+        self._config = config
+        self._channel = channel
+        self._home = Home()
+        self._host: Host = (
+            LoopHost(config, self._on_end, self._on_concurrency)
+            if config.kind.is_async
+            else ThreadHost(config, self._home, self._on_end, self._on_concurrency)
+        )
+        self._link: Link = RedisLink(self._register)
+        self._jobs: dict[Attempt, Job] = {}
+        self._concurrency = 1
+        self._running = 0
+        self._registered: Registered | None = None
+        self._answer: asyncio.Future[Registered] | None = None
+        self._draining = False
+        self._declined = False
+        self._free = asyncio.Event()
+        self._exit = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self) -> None:
+        """Serves until the worker says that it is enough. Its main thread may run jobs."""
+        self._host.serve(self._work())
+
+    def report_progress(self, job: Mapping[str, Any], progress: Any) -> None:
+        """See `progress_update`."""
+        value = to_json(progress)
+        limit = self._link.limits.chunk
+        if len(value) > limit:
+            raise ValueError(f"the progress has {len(value)} bytes; the limit is {limit} bytes")
+        self._home.call(self._set_progress, job["id"], value)
+
+    async def _work(self) -> None:
+        self._home.enter()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel, self._read)
+        self._channel.send(Kind.READY)
+        await self._exit.wait()
+        loop.remove_reader(self._channel)
+        for task in self._tasks:
+            task.cancel()
+        if self._registered is not None:
+            await self._link.close()
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._watch(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            _fail()
+
+    # -- what the worker says -----------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            for kind, payload in self._channel.read():
+                self._on_frame(kind, payload)
+        except Exception:
+            _fail()
+
+    def _on_frame(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.REGISTERED:
+            self._on_registered(decode_registered(payload))
+        elif kind is Kind.STOP:
+            self._on_stop(decode_attempt(payload)[0])
+        elif kind is Kind.DRAIN:
+            self._drain()
+        elif kind is Kind.EXIT:
+            self._exit.set()
+
+    def _on_registered(self, registered: Registered) -> None:
+        before, self._registered = self._registered, registered
+        if before is None:
+            self._begin_task(self._take_jobs())
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(registered)
+        elif registered.serial > before.serial:
+            self._begin_task(self._open())
+
+    async def _register(self, before: Registered) -> Registered:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._channel.send(Kind.REGISTER, str(before.serial).encode())
+        try:
+            async with asyncio.timeout(REGISTER_SECONDS):
+                registered = await self._answer
+        except TimeoutError:
+            raise UnreachableError("the worker does not answer") from None
+        finally:
+            self._answer = None
+        if registered.serial == before.serial:
+            raise UnreachableError("the worker has no other registration yet")
+        return registered
+
+    async def _open(self) -> None:
+        backoff = Backoff()
+        while self._registered is not None:
+            try:
+                await self._link.open(self._registered)
+            except UnreachableError as error:
+                logger.debug("the store cannot be reached: %s", error)
+                await asyncio.sleep(backoff.next())
+            else:
+                return
+
+    def _on_stop(self, attempt: Attempt) -> None:
+        job = self._jobs.get(attempt)
+        if job is not None and not job.is_run and not self._host.stop(job):
+            self._channel.send(Kind.UNSTOPPABLE, encode_attempt(attempt))
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def _take_jobs(self) -> None:
+        await self._open()
+        self._begin_task(self._link.receive())
+        while not self._draining:
+            self._free.clear()
+            try:
+                await self._link.take(self._capacity, self._held, self._begin)
+            except LinkError as error:
+                logger.error("the store hands out no jobs: %s", error)  # noqa: TRY400
+                await asyncio.sleep(1)
+            if self._capacity() == 0 and not self._draining:
+                await self._free.wait()
+        await self._link.decline(self._held)
+        self._declined = True
+        self._tell_when_drained()
+
+    def _capacity(self) -> int:
+        return 0 if self._draining else max(0, self._concurrency - self._running)
+
+    def _held(self) -> list[str]:
+        return [attempt.job for attempt in self._jobs]
+
+    def _begin(self, taken: TakenJob) -> None:
+        attempt = taken.attempt
+        # Before anything of the author's runs, which may never let go.
+        self._channel.send(Kind.BEGUN, encode_attempt(attempt))
+        fields: dict[str, Any] = {"id": attempt.job, "input": None, "attempt": attempt.number}
+        objection = ""
+        try:
+            fields = {**json.loads(taken.request or b"{}"), **fields, "input": json.loads(taken.input or b"null")}
+        except (ValueError, RecursionError) as error:
+            objection = f"the job's input cannot be read in Python: {error}"
+        job = Job(attempt, fields, self._config, self._link, self._home, lambda text: self._on_over(attempt, text))
+        self._jobs[attempt] = job
+        self._running += 1
+        if objection:
+            self._on_end(job, failed(objection))
+        else:
+            self._host.run(job)
+
+    def _on_end(self, job: Job, outcome: Outcome) -> None:
+        job.end_run()
+        self._running -= 1
+        self._begin_task(self._deliver(job, outcome))
+        self._free.set()
+        if outcome.refresh and not self._draining:
+            self._channel.send(Kind.REFRESH)
+            self._drain()
+
+    async def _deliver(self, job: Job, outcome: Outcome) -> None:
+        counts = not job.run.stopping and await job.delivery.finish(outcome)
+        del self._jobs[job.attempt]
+        self._channel.send(Kind.ENDED, encode_attempt(job.attempt, outcome.summary if counts else "over"))
+        self._tell_when_drained()
+
+    def _on_over(self, attempt: Attempt, objection: str) -> None:
+        if objection:
+            reason = f"the store refused what the handler said: {objection}"
+            self._channel.send(Kind.LOST, encode_attempt(attempt, reason))
+        elif not self._jobs[attempt].is_run:
+            self._channel.send(Kind.STALE, encode_attempt(attempt))
+
+    def _set_progress(self, job_id: str, value: bytes) -> None:
+        for attempt, job in reversed(self._jobs.items()):
+            if attempt.job == job_id and not job.is_run:
+                job.delivery.set_progress(value)
+                return
+
+    def _on_concurrency(self, wanted: int) -> None:
+        self._channel.send(Kind.CONCURRENCY, str(wanted).encode())
+        self._home.call(self._resize, wanted)
+
+    def _resize(self, wanted: int) -> None:
+        self._concurrency = wanted
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._free.set()
+        self._link.look_again()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._declined = self._declined or self._registered is None  # nothing was taken yet
+        self._look_again()
+        self._tell_when_drained()
+
+    def _tell_when_drained(self) -> None:
+        if self._declined and not self._jobs:
+            self._channel.send(Kind.DRAINED)
+
+
+def _fail() -> None:
+    print("runlane: the handler's process has a fault and ends", file=sys.stderr)
+    traceback.print_exc()
+    end_with_worker()

@@ -1,0 +1,16 @@
+"""What a worker reads from its environment."""
+
+import pytest
+
+from handler_sdk.settings import Settings, SettingsError
+
+
+class TestSettings:
+    @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v2", "http://h:1/v2/"])
+    def test_take_the_gateways_address_with_and_without_its_path(self, url: str) -> None:
+        assert Settings.of({"RUNLANE_URL": url, "RUNLANE_ENDPOINT": "e"}).url == "http://h:1"
+
+    @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+    def test_refuse_impossible_times(self, seconds: str) -> None:
+        with pytest.raises(SettingsError, match="RUNLANE_STOP_GRACE_SECONDS must be a number of seconds"):
+            Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_STOP_GRACE_SECONDS": seconds})
