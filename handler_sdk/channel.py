@@ -17,13 +17,25 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._held = b""
         self._buffer = FrameBuffer()
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Raises nothing: when the worker is gone, the process is about to end anyway."""
+        self.hold(kind, payload)
+        self.flush()
+
+    def hold(self, kind: Kind, payload: bytes = b"") -> None:
+        """Has a frame sent with the next one, or by `flush`."""
+        with self._sending:
+            self._held += encode_frame(kind, payload)
+
+    def flush(self) -> None:
+        """Sends what is held."""
         try:
             with self._sending:
-                self._connection.sendall(encode_frame(kind, payload))
+                held, self._held = self._held, b""
+                self._connection.sendall(held)
         except OSError:
             end_with_worker()
 

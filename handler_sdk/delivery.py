@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from .links import Attempt, Link, LinkError
+from .links import Attempt, Link, LinkError, Report
 from .outcomes import Outcome
 
 # The first chunk goes at once. Later ones wait this long for others, unless there are enough of them already.
@@ -15,7 +15,7 @@ BATCH_BYTES = 262144
 
 
 class Delivery:
-    """What is added in one turn of the loop has been sent when the next one is over, unless it waits for others."""
+    """What is added is sent before the call returns, unless something else is on its way or it waits for others."""
 
     def __init__(
         self, link: Link, attempt: Attempt, on_delivered: Callable[[int], None], on_over: Callable[[str], None]
@@ -33,77 +33,88 @@ class Delivery:
         self._chunks: deque[bytes] = deque()
         self._bytes = 0
         self._sent = 0
-        self._sent_at = 0.0
+        self._answered_at = 0.0
         self._progress: bytes | None = None
         self._counts = True
         self._is_last = False
-        self._changed = asyncio.Event()
-        self._pumping: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     def add_chunk(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._bytes += len(chunk)
-        self._pump()
+        self._go_on()
 
     def set_progress(self, value: bytes) -> None:
         self._progress = value
-        self._pump()
+        self._go_on()
 
-    async def finish(self, outcome: Outcome) -> bool:
-        """Delivers what is left and the outcome. Returns True when it is in the store, False when it does not count any
-        more."""
-        if self._pumping is not None:
-            self._is_last = True
-            self._changed.set()
-            await self._pumping
-        if self._counts:
-            await self._say(self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value))
-        return self._counts
+    def finish(self, outcome: Outcome) -> Report:
+        """Delivers what is left, and the outcome."""
+        self._is_last = True
+        if self._sending is None:
+            return self._say(self._send_outcome(outcome))
+        return self._finish_after(self._sending, outcome)
 
     def cancel(self) -> None:
         """Nothing more is said."""
-        if self._pumping is not None:
-            self._pumping.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
 
-    def _pump(self) -> None:
-        if self._pumping is None:
-            self._pumping = asyncio.create_task(self._keep_sending())
-        else:
-            self._changed.set()
+    def _go_on(self) -> None:
+        if self._sending is None and self._counts:
+            pause = self._pause()
+            self._sending = asyncio.create_task(self._keep_sending(pause, None if pause else self._send_next()))
 
-    async def _keep_sending(self) -> None:
+    async def _keep_sending(self, pause: float, report: Report | None) -> None:
+        """Sends whatever there is, after a pause. `report`: what has been sent already."""
         while self._counts:
-            self._changed.clear()
-            if self._chunks:
-                await self._emit()
-            elif self._is_last:
+            if pause:
+                await asyncio.sleep(pause)
+            report = report or self._send_next()
+            if report is None:
                 break
-            elif self._progress is not None:
-                value, self._progress = self._progress, None
-                await self._say(self._link.progress(self._attempt, value))
-            else:
-                await self._changed.wait()
+            await self._say(report)
+            pause, report = self._pause(), None
+        self._sending = None
 
-    async def _say(self, saying: Awaitable[bool]) -> None:
+    async def _finish_after(self, sending: asyncio.Task[None], outcome: Outcome) -> bool:
+        await sending
+        return self._counts and await self._say(self._send_outcome(outcome))
+
+    async def _say(self, report: Report) -> bool:
+        objection = ""
         try:
-            if not await saying:
-                self._end("")
+            self._counts = await report
         except LinkError as error:
-            self._end(str(error))
+            self._counts, objection = False, str(error)
+        if not self._counts:
+            self._on_over(objection)
+        return self._counts
 
-    def _end(self, objection: str) -> None:
-        self._counts = False
-        self._on_over(objection)
+    def _pause(self) -> float:
+        """For how many seconds the next chunks wait for others."""
+        if not self._chunks or self._is_last or len(self._chunks) >= BATCH_CHUNKS or self._bytes >= BATCH_BYTES:
+            return 0.0
+        return max(0.0, self._answered_at + BATCH_SECONDS - time.monotonic())
 
-    async def _emit(self) -> None:
-        pause = self._sent_at + BATCH_SECONDS - time.monotonic()
-        if pause > 0 and len(self._chunks) < BATCH_CHUNKS and self._bytes < BATCH_BYTES and not self._is_last:
-            await asyncio.sleep(pause)
-        batch = self._next_batch()
-        await self._say(self._link.emit(self._attempt, self._sent + 1, batch))
-        self._sent += len(batch)
-        self._sent_at = time.monotonic()
-        self._on_delivered(sum(map(len, batch)))
+    def _send_next(self) -> Report | None:
+        if self._chunks:
+            batch = self._next_batch()
+            first, self._sent = self._sent + 1, self._sent + len(batch)
+            return self._emit(self._link.emit(self._attempt, first, batch), sum(map(len, batch)))
+        if self._progress is not None:
+            value, self._progress = self._progress, None
+            return self._link.progress(self._attempt, value)
+        return None
+
+    async def _emit(self, report: Report, size: int) -> bool:
+        counts = await report
+        self._answered_at = time.monotonic()
+        self._on_delivered(size)
+        return counts
+
+    def _send_outcome(self, outcome: Outcome) -> Report:
+        return self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value)
 
     def _next_batch(self) -> list[bytes]:
         batch: list[bytes] = []

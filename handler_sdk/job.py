@@ -15,6 +15,10 @@ from .window import Window
 # Chunks of one job that are not yet in the store, in bytes, at most.
 WINDOW = 8 * 1024 * 1024
 
+# Turns of the loop after which a chunk is sent, if the reply to the one before has come: one to read the reply, one for
+# who waits for it, and one because that may be done after who counts.
+TURNS_TO_SEND = 3
+
 
 class Job:
     """From its begin until all that is to be known of it is in the store: its run by the handler, and its delivery.
@@ -50,7 +54,9 @@ class Job:
         await self._window.take_async(len(chunk))
         if self._home.is_here:
             self.delivery.add_chunk(chunk)
-            await asyncio.sleep(0)  # the handler may block the loop when it goes on: first, the chunk is sent
+            if self._is_time_to_wait():
+                for _ in range(TURNS_TO_SEND):
+                    await asyncio.sleep(0)
         else:
             self._send_from_elsewhere(chunk)
 
@@ -65,17 +71,25 @@ class Job:
         self._window.wake()
 
     def _send_from_elsewhere(self, chunk: bytes) -> None:
-        """The handler may hold the interpreter when it goes on: first, the chunk is sent; one of those that come within
-        the time in which they are sent together."""
+        is_added = self._home.call(self.delivery.add_chunk, chunk)
+        if is_added and self._is_time_to_wait():
+            sent = threading.Event()
+            if self._home.call(_after, TURNS_TO_SEND, sent.set):
+                sent.wait()
+
+    def _is_time_to_wait(self) -> bool:
+        """Whether the handler goes on only when the chunk is sent, since it may block the loop or hold the interpreter
+        from then on. Of those that go out together, one waits."""
         now = time.monotonic()
         if now - self._waited_at < BATCH_SECONDS:
-            self._home.call(self.delivery.add_chunk, chunk)
-            return
+            return False
         self._waited_at = now
-        sent = threading.Event()
-        if self._home.call(self._send, chunk, sent):
-            sent.wait()
+        return True
 
-    def _send(self, chunk: bytes, sent: threading.Event) -> None:
-        self.delivery.add_chunk(chunk)
-        asyncio.get_running_loop().call_soon(sent.set)  # after the turn that sends
+
+def _after(turns: int, call: Callable[[], None]) -> None:
+    """Calls after so many turns of the loop."""
+    if turns:
+        asyncio.get_running_loop().call_soon(_after, turns - 1, call)
+    else:
+        call()

@@ -8,11 +8,15 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
 from .frames import READ_AT_ONCE, FrameBuffer, Kind, encode_frame
 
 OnFrame = Callable[[Kind, bytes], None]
+
+# What the process says is heard within this time.
+READ_SECONDS = 0.01
 
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
 
@@ -89,6 +93,9 @@ class HandlerProcess:
 
 
 class _Frames(asyncio.BufferedProtocol):
+    """What the process says, read at intervals: to wake another process costs one as much as all else that it does for
+    a short job."""
+
     def __init__(self, on_frame: OnFrame) -> None:
         self.ended = asyncio.Event()
         self._on_frame = on_frame
@@ -98,9 +105,15 @@ class _Frames(asyncio.BufferedProtocol):
     def get_buffer(self, _hint: int) -> memoryview:
         return self._read
 
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
     def buffer_updated(self, count: int) -> None:
         for kind, payload in self._frames.feed(self._read[:count]):
             self._on_frame(kind, payload)
+        if count < len(self._read):
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(READ_SECONDS, self._transport.resume_reading)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.ended.set()

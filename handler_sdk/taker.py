@@ -18,7 +18,7 @@ from .frames import Kind, decode_attempt, decode_registered, encode_attempt
 from .home import Home
 from .hosts import Host, LoopHost, ThreadHost
 from .job import Job
-from .links import Attempt, Backoff, Link, LinkError, Registered, TakenJob, UnreachableError
+from .links import Attempt, Backoff, Link, LinkError, Registered, Report, TakenJob, UnreachableError
 from .links.redis import RedisLink
 from .outcomes import Outcome, failed
 from .runners import HandlerConfig
@@ -51,6 +51,7 @@ class Taker:
         self._declined = False
         self._free = asyncio.Event()
         self._exit = asyncio.Event()
+        self._is_telling = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self) -> None:
@@ -172,8 +173,7 @@ class Taker:
 
     def _begin(self, taken: TakenJob) -> None:
         attempt = taken.attempt
-        # Before anything of the author's runs, which may never let go.
-        self._channel.send(Kind.BEGUN, encode_attempt(attempt))
+        self._tell_begun(attempt)
         fields: dict[str, Any] = {"id": attempt.job, "input": None, "attempt": attempt.number}
         objection = ""
         try:
@@ -188,19 +188,39 @@ class Taker:
         else:
             self._host.run(job)
 
+    def _tell_begun(self, attempt: Attempt) -> None:
+        """Before anything of the author's runs, which may never let go."""
+        self._channel.hold(Kind.BEGUN, encode_attempt(attempt))
+        if self._config.kind.is_async:
+            self._tell_soon()  # it runs in a later turn than this, and others may begin in this one
+        else:
+            self._channel.flush()
+
+    def _tell_soon(self) -> None:
+        """In the next turn, all at once."""
+        if not self._is_telling:
+            self._is_telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._is_telling = False
+        self._channel.flush()
+
     def _on_end(self, job: Job, outcome: Outcome) -> None:
         job.end_run()
         self._running -= 1
-        self._begin_task(self._deliver(job, outcome))
+        report = None if job.run.stopping else job.delivery.finish(outcome)
+        self._begin_task(self._deliver(job, outcome, report))
         self._free.set()
         if outcome.refresh and not self._draining:
             self._channel.send(Kind.REFRESH)
             self._drain()
 
-    async def _deliver(self, job: Job, outcome: Outcome) -> None:
-        counts = not job.run.stopping and await job.delivery.finish(outcome)
+    async def _deliver(self, job: Job, outcome: Outcome, report: Report | None) -> None:
+        counts = report is not None and await report
         del self._jobs[job.attempt]
-        self._channel.send(Kind.ENDED, encode_attempt(job.attempt, outcome.summary if counts else "over"))
+        self._channel.hold(Kind.ENDED, encode_attempt(job.attempt, outcome.summary if counts else "over"))
+        self._tell_soon()
         self._tell_when_drained()
 
     def _on_over(self, attempt: Attempt, objection: str) -> None:

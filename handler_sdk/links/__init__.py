@@ -7,9 +7,9 @@ Calls are repeated until they are answered, through outages of any length; cance
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..outcomes import Limits
 
@@ -33,6 +33,11 @@ class TakenJob(NamedTuple):
 
 Begin = Callable[[TakenJob], None]
 """Has a job run; it returns at once."""
+
+
+Report = Coroutine[Any, Any, bool]
+"""What is said of an attempt. It is sent before it is awaited, where the connection stands: a handler may block the
+loop from then on. False when the attempt is not the job's newest any more: nothing more that it says counts."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,7 @@ class UnreachableError(Exception):
 
 
 class Link(Protocol):
-    """Reports on an attempt return False when it is not the job's newest any more: nothing more that it says counts.
-
-    All that waits raises LinkError and RefusedError.
-    """
+    """Whatever is awaited raises LinkError and RefusedError."""
 
     @property
     def worker(self) -> str:
@@ -94,12 +96,12 @@ class Link(Protocol):
     async def decline(self, held: Callable[[], list[str]]) -> None:
         """The worker takes no more: what is on its way to it goes back."""
 
-    async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
+    def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
         """Adds chunks to the attempt's stream; `first` is the number of the first of them, counted from 1."""
 
-    async def progress(self, attempt: Attempt, value: bytes) -> bool: ...
+    def progress(self, attempt: Attempt, value: bytes) -> Report: ...
 
-    async def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> bool: ...
+    def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> Report: ...
 
     async def close(self) -> None: ...
 

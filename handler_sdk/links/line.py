@@ -121,17 +121,26 @@ class Commands:
             RedisError: the store's error, or the connection's.
             OSError: the store cannot be reached; a TimeoutError among them.
         """
-        line = self._line
-        if line is None:
+        reply = self.send(*command)
+        if reply is None:
             async with asyncio.timeout(self._seconds):
-                line = await self._open()
-        line.send(*command)
+                await self._open()
+            reply = self.send(*command)
+            if reply is None:
+                raise RedisConnectionError("the connection to the store was lost")
+        return await reply
+
+    def send(self, *command: Any) -> asyncio.Future[Any] | None:
+        """Sends at once and returns what the reply will be, or why there is none; None when there is no line yet."""
+        if self._line is None:
+            return None
+        self._line.send(*command)
         loop = asyncio.get_running_loop()
         reply = loop.create_future()
         self._under_way.append((loop.time() + self._seconds, reply))
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._check)
-        return await reply
+        return reply
 
     def close(self) -> None:
         """Ends the connection: commands under way fail, and so do those to come."""

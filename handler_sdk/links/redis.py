@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..outcomes import Limits
-from . import Attempt, Begin, Registered, TakenJob
-from .store import LostReplyError, Register, Store
+from . import Attempt, Begin, Registered, Report, TakenJob
+from .store import LostReplyError, Register, Store, is_current
 
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
 OFFER_SECONDS = 1.0
@@ -142,14 +142,14 @@ class RedisLink:
     async def decline(self, held: Callable[[], list[str]]) -> None:
         self._inbox.begin_epoch(await self._store.call("join", self.worker, *held()))
 
-    async def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> bool:
-        return await self._store.report("emit", attempt, first, *chunks) is not None
+    def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
+        return self._store.report("emit", attempt, first, *chunks)
 
-    async def progress(self, attempt: Attempt, value: bytes) -> bool:
-        return await self._store.report("progress", attempt, value) is not None
+    def progress(self, attempt: Attempt, value: bytes) -> Report:
+        return self._store.report("progress", attempt, value)
 
-    async def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> bool:
-        return await self._store.report("finish", attempt, state, field, value) is not None
+    def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> Report:
+        return self._store.report("finish", attempt, state, field, value)
 
     async def close(self) -> None:
         await self._store.close()
@@ -168,7 +168,8 @@ class RedisLink:
             raise failures[0]
 
     async def _fetch(self, attempt: Attempt, begin: Begin) -> None:
-        if (reply := await self._store.report("fetch", attempt)) is not None:
+        reply = await self._store.call("fetch", attempt.job, attempt.number)
+        if is_current(attempt, reply):
             begin(TakenJob(attempt, reply[0], reply[1]))
 
     async def _offer(self, room: int) -> None:

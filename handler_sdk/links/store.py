@@ -8,7 +8,7 @@ worker is registered again under the same id and goes on with what it is then to
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -70,6 +70,14 @@ def remedy_for(error: BaseException) -> Remedy | None:
     return "repeat"
 
 
+def is_current(attempt: Attempt, reply: Any) -> bool:
+    """Whether a function took what it was told of this attempt."""
+    if isinstance(reply, list) and reply[0] == b"STALE":
+        logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
+        return False
+    return True
+
+
 class LostReplyError(Exception):
     """A call that must not be repeated got no reply; the store may have executed it."""
 
@@ -101,14 +109,18 @@ class _Connections:
         url = await _node_url(registered) if registered.cluster else registered.url
         return cls(registered, url)
 
-    async def call(self, name: str, *arguments: Any) -> Any:
-        """Calls a function. What is large gets a connection of its own, so that nothing waits behind it."""
+    def send(self, name: str, *arguments: Any) -> Awaitable[Any]:
+        """Calls a function, at once where the connection stands. Await it for the reply. What is large gets a
+        connection of its own, so that nothing waits behind it."""
         command = ("FCALL", f"{self.registered.library}_{name}", 1, self.registered.base, *arguments)
         size = sum(len(argument) for argument in arguments if isinstance(argument, str | bytes))
         if size > LARGE or name == "fetch":
-            async with asyncio.timeout(self.seconds):
-                return await self._large.execute_command(*command)
-        return await self._commands.execute(*command)
+            return self._send_large(command)
+        return self._commands.send(*command) or self._commands.execute(*command)
+
+    async def _send_large(self, command: tuple[Any, ...]) -> Any:
+        async with asyncio.timeout(self.seconds):
+            return await self._large.execute_command(*command)
 
     async def listen(self, channel: str, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
         self._listening = line = await Line.open(self._pool, on_message, on_lost)
@@ -194,38 +206,21 @@ class Store:
             closing.add_done_callback(self._closing.discard)
             self._on_restored()
 
-    async def call(self, name: str, *arguments: Any, repeat: bool = True) -> Any:
-        """Calls a function of the library on the endpoint and returns its reply.
+    def call(self, name: str, *arguments: Any, repeat: bool = True) -> Coroutine[Any, Any, Any]:
+        """Calls a function of the library on the endpoint: at once where the connection stands, before the call is
+        awaited for its reply.
 
-        Raises:
+        Raises, when it is awaited:
             LinkError: the store refuses the call for good.
             RefusedError: the gateway does not want this worker any more.
             LostReplyError: there is no reply, and `repeat` is false.
         """
-        backoff = Backoff()
-        while True:
-            connections = self._connections
-            try:
-                reply = await connections.call(name, *arguments)
-            except (exceptions.RedisError, OSError) as error:
-                await self._recover(connections, error, backoff)
-                if not repeat:
-                    raise LostReplyError from None
-            else:
-                if self._lost_at is not None:
-                    self._answered(self._lost_at)
-                return reply
+        connections = self._connections
+        return self._reply_to(connections.send(name, *arguments), connections, name, arguments, repeat)
 
-    async def report(self, name: str, attempt: Attempt, *arguments: Any) -> list[Any] | None:
-        """Calls a function for an attempt. Returns its reply, a word as a list too; None when the attempt counts no
-        more. Raises as `call`."""
-        reply = await self.call(name, attempt.job, attempt.number, *arguments)
-        if not isinstance(reply, list):
-            return [reply]
-        if reply[0] == b"STALE":
-            logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
-            return None
-        return reply
+    def report(self, name: str, attempt: Attempt, *arguments: Any) -> Coroutine[Any, Any, bool]:
+        """Calls a function for an attempt, as `call` does. False when the attempt counts no more."""
+        return self._report(attempt, self.call(name, attempt.job, attempt.number, *arguments))
 
     async def receive(self, kind: str, on_message: Callable[[bytes], None], on_subscribed: Callable[[], None]) -> None:
         """Gives what comes in the worker's channel of this kind, for as long as it runs. `on_subscribed` is called
@@ -260,6 +255,27 @@ class Store:
         if self._current is not None:
             await self._current.close()
         await asyncio.gather(*self._closing)
+
+    async def _reply_to(
+        self, reply: Awaitable[Any], connections: _Connections, name: str, arguments: tuple[Any, ...], repeat: bool
+    ) -> Any:
+        backoff = Backoff()
+        while True:
+            try:
+                value = await reply
+            except (exceptions.RedisError, OSError) as error:
+                await self._recover(connections, error, backoff)
+                if not repeat:
+                    raise LostReplyError from None
+                connections = self._connections
+                reply = connections.send(name, *arguments)
+            else:
+                if self._lost_at is not None:
+                    self._answered(self._lost_at)
+                return value
+
+    async def _report(self, attempt: Attempt, calling: Coroutine[Any, Any, Any]) -> bool:
+        return is_current(attempt, await calling)
 
     async def _receive(
         self,
