@@ -39,6 +39,11 @@ class Delivery:
         self._is_last = False
         self._sending: asyncio.Task[None] | None = None
 
+    @property
+    def holds_chunks(self) -> bool:
+        """Whether there are chunks that have not been sent."""
+        return bool(self._chunks)
+
     def add_chunk(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._bytes += len(chunk)

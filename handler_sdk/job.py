@@ -55,8 +55,7 @@ class Job:
         if self._home.is_here:
             self.delivery.add_chunk(chunk)
             if self._is_time_to_wait():
-                for _ in range(TURNS_TO_SEND):
-                    await asyncio.sleep(0)
+                await self._let_send()
         else:
             self._send_from_elsewhere(chunk)
 
@@ -71,11 +70,28 @@ class Job:
         self._window.wake()
 
     def _send_from_elsewhere(self, chunk: bytes) -> None:
-        is_added = self._home.call(self.delivery.add_chunk, chunk)
-        if is_added and self._is_time_to_wait():
+        if self._is_time_to_wait():
             sent = threading.Event()
-            if self._home.call(_after, TURNS_TO_SEND, sent.set):
+            if self._home.call(self._send, chunk, sent):
                 sent.wait()
+        else:
+            self._home.call(self.delivery.add_chunk, chunk)
+
+    def _send(self, chunk: bytes, sent: threading.Event) -> None:
+        self.delivery.add_chunk(chunk)
+        self._tell_when_sent(sent, TURNS_TO_SEND)
+
+    def _tell_when_sent(self, sent: threading.Event, turns: int) -> None:
+        if turns and self.delivery.holds_chunks:
+            asyncio.get_running_loop().call_soon(self._tell_when_sent, sent, turns - 1)
+        else:
+            sent.set()
+
+    async def _let_send(self) -> None:
+        turns = TURNS_TO_SEND
+        while turns and self.delivery.holds_chunks:
+            await asyncio.sleep(0)
+            turns -= 1
 
     def _is_time_to_wait(self) -> bool:
         """Whether the handler goes on only when the chunk is sent, since it may block the loop or hold the interpreter
@@ -85,11 +101,3 @@ class Job:
             return False
         self._waited_at = now
         return True
-
-
-def _after(turns: int, call: Callable[[], None]) -> None:
-    """Calls after so many turns of the loop."""
-    if turns:
-        asyncio.get_running_loop().call_soon(_after, turns - 1, call)
-    else:
-        call()

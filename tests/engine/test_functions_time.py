@@ -137,9 +137,15 @@ class TestRenew:
 
         lapsed = await renew(driver, "w", cancelled, finished, lost, kept)
 
-        assert lapsed == [
-            cancelled.id, "1", "CANCELLED", finished.id, "1", "COMPLETED", lost.id, "1", "IN_QUEUE",
-        ]  # fmt: skip
+        assert lapsed == [cancelled.id, "1", "CANCELLED", lost.id, "1", "IN_QUEUE"]
+
+    async def test_replies_with_what_another_attempt_has_finished(self, driver: Driver) -> None:
+        job = await driver.begin("w")
+        await driver.call("lose", job.id, job.attempt, "gone")
+        (again,) = await driver.take("v")
+        await driver.finish(again)
+
+        assert await renew(driver, "w", job) == [job.id, "1", "COMPLETED"]
 
     async def test_does_not_take_a_job_back_from_its_new_worker(self, driver: Driver) -> None:
         job = await driver.begin("w")

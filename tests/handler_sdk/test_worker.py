@@ -115,6 +115,45 @@ handler_sdk.start({{"handler": handler}})
             (tmp_path / str(number)).touch()
         assert "output" not in jobs.wait(job)
 
+    @pytest.mark.parametrize(
+        ("head", "hold"),
+        [
+            ("def", "ctypes.PyDLL(None).usleep(30_000_000)"),
+            ("async def", "ctypes.PyDLL(None).usleep(30_000_000)"),
+            ("async def", "time.sleep(30)"),
+        ],
+    )
+    @pytest.mark.parametrize("chunks", [1, 3])
+    def test_that_stream_show_a_chunk_before_the_handler_holds_the_interpreter_or_its_loop(
+        self, head: str, hold: str, chunks: int, start_worker: StartWorker, jobs: Jobs
+    ) -> None:
+        """Also the last of several, each of which comes while the reply to the one before waits to be read."""
+        start_worker(f"""
+import ctypes, time
+import handler_sdk
+{head} handler(job):
+    for number in range(job["input"]):
+        time.sleep(0.05)
+        yield number
+    {hold}
+handler_sdk.start({{"handler": handler}})
+""")
+        job = jobs.submit(chunks)
+        eventually(lambda: jobs.chunks(job) == list(range(chunks)), 5)
+        assert jobs.state(job) == "IN_PROGRESS"
+
+    def test_report_progress_before_the_handler_blocks_its_loop(self, start_worker: StartWorker, jobs: Jobs) -> None:
+        start_worker("""
+import time
+import handler_sdk
+async def handler(job):
+    handler_sdk.progress_update(job, "begun")
+    time.sleep(30)
+handler_sdk.start({"handler": handler})
+""")
+        job = jobs.submit()
+        eventually(lambda: jobs.fields(job).get("progress") == '"begun"', 5)
+
     def test_that_raise_fail_and_the_worker_goes_on(self, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker("""
 import handler_sdk
@@ -377,6 +416,30 @@ class TestCrashes:
         assert jobs.run()["attempt"] == 1
         assert worker.process.poll() is None
 
+    def test_cost_jobs_that_had_not_begun_no_try(
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store
+    ) -> None:
+        start_worker("""
+import os, time
+import handler_sdk
+async def handler(job):
+    if job["input"] == "die" and job["attempt"] == 1:
+        open("started", "w").close()
+        while not os.path.exists("go"): time.sleep(0.01)
+        os._exit(1)
+    return job["attempt"]
+handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2})
+""")
+        eventually(lambda: store.client.pubsub_shardnumsub(f"{BASE}:worker:worker-1")[0][1])
+        eventually(lambda: store.client.zcard(f"{BASE}:waiting"))
+        first = jobs.submit("die")
+        eventually((tmp_path / "started").exists)
+        behind = jobs.submit()
+        eventually(lambda: jobs.state(behind) == "IN_PROGRESS")
+        (tmp_path / "go").touch()
+        assert (jobs.wait(behind)["attempt"], jobs.wait(behind)["tries"]) == ("2", "1")
+        assert (jobs.wait(first)["attempt"], jobs.wait(first)["tries"]) == ("2", "2")
+
     def test_name_the_signal(self, start_worker: StartWorker, jobs: Jobs, store: Store) -> None:
         store.configure("attempts", 1)
         start_worker(OBEDIENT)
@@ -419,6 +482,20 @@ class TestLeases:
     def test_last_while_the_store_is_idle_for_the_job(self, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker(OBEDIENT)
         assert jobs.run({"sleep": 2.5})["attempt"] == 1
+
+    def test_last_for_jobs_that_wait_in_a_process_whose_loop_is_blocked(
+        self, start_worker: StartWorker, jobs: Jobs
+    ) -> None:
+        start_worker("""
+import time
+import handler_sdk
+async def handler(job):
+    time.sleep(1.5)
+    return job["attempt"]
+handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 4})
+""")
+        many = [jobs.submit() for _ in range(4)]
+        assert [jobs.wait(job)["output"] for job in many] == ["1"] * 4
 
     def test_that_lapsed_stop_the_handler(self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path) -> None:
         worker = start_worker(OBEDIENT)

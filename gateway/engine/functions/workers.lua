@@ -2,7 +2,8 @@
 
 -- renew: worker, ms after which it counts as gone, its concurrency, its state, its description (JSON, or '' when it
 -- did not change), then (job id, attempt) pairs: what it runs. Renews the leases of all that it was given.
--- Returns (job id, attempt, state found) for each of the pairs that the worker no longer holds.
+-- Returns (job id, attempt, state found) for each of the pairs that the worker no longer holds, but for those that it
+-- has finished itself.
 local function renew(keys, args)
   local base, worker, gone, at = keys[1], args[1], tonumber(args[2]), now()
   if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
@@ -19,7 +20,8 @@ local function renew(keys, args)
   end)
   for i = 6, #args, 2 do
     local job, state = current(base, args[i], args[i + 1], 'worker')
-    if not job or job.worker ~= worker then
+    local is_lost = not job or job.worker ~= worker
+    if is_lost and redis.call('HGET', job_key(base, args[i]), 'committed') ~= args[i + 1] then
       lapsed[#lapsed + 1] = args[i]
       lapsed[#lapsed + 1] = args[i + 1]
       lapsed[#lapsed + 1] = state or 'LOST'
