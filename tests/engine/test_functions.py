@@ -294,7 +294,7 @@ class TestHandOver:
 
             message = await listening.next()
         assert message is not None
-        assert message[0][2:4] == [job.id, "2"]
+        assert message[0][1:3] == [job.id, "2"]
 
     async def test_a_worker_that_left_gets_nothing(self, driver: Driver) -> None:
         async with await driver.join("w"):
