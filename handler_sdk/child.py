@@ -36,6 +36,7 @@ def serve(config: HandlerConfig) -> None:
     _has_served = True
     taker = Taker(config, _channel)
     report_to(taker.report_progress)
+    os.register_at_fork(after_in_child=lambda: report_to(None))  # the connection to the store is not its own
     taker.serve()
     report_to(None)
 

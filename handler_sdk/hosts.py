@@ -96,14 +96,15 @@ class ThreadHost:
             self._changed.notify()
 
     def stop(self, job: Job) -> bool:
-        with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._on_end(job, Outcome("STOPPED"))
-                return True
         stoppable = job.run.stop()
+        with self._changed:
+            is_waiting = job in self._waiting
+            if is_waiting:
+                self._waiting.remove(job)
+        if is_waiting:
+            self._on_end(job, Outcome("STOPPED"))
         job.wake()
-        return stoppable
+        return is_waiting or stoppable
 
     async def _serve(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -227,7 +227,7 @@ class Taker:
         if objection:
             reason = f"the store refused what the handler said: {objection}"
             self._channel.send(Kind.LOST, encode_attempt(attempt, reason))
-        elif not self._jobs[attempt].is_run:
+        elif attempt in self._jobs and not self._jobs[attempt].is_run:
             self._channel.send(Kind.STALE, encode_attempt(attempt))
 
     def _set_progress(self, job_id: str, value: bytes) -> None:

@@ -31,7 +31,9 @@ CRASH_LOOP = 3
 # Stops that are remembered for jobs that have not begun, or are over.
 EARLY_STOPS = 100
 
+# The last calls before the farewell are given up after so long.
 RENEWAL_SECONDS = 3.0
+CLEARING_SECONDS = 3.0
 
 
 @dataclass
@@ -78,7 +80,6 @@ class Worker:
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
         self._drained = asyncio.Event()
-        self._less = asyncio.Event()
         self._renew = asyncio.Event()
 
     async def run(self) -> int:
@@ -112,6 +113,7 @@ class Worker:
             reason = await process.wait()
             asked = self._refreshing or process.was_killed or self._draining
             self._ready, self._process = False, None
+            self._drained.set()
             self._clear(reason)
             if self._draining:
                 return
@@ -215,7 +217,6 @@ class Worker:
         if held.timer is not None:
             held.timer.cancel()
         del self._held[held.attempt]
-        self._less.set()
 
     def _on_drained(self) -> None:
         self._drained.set()
@@ -319,6 +320,8 @@ class Worker:
             await asyncio.wait({self._renewing}, timeout=RENEWAL_SECONDS)
         if self._listening is not None:
             self._listening.cancel()
+        if self._clearing is not None:
+            await asyncio.wait({self._clearing}, timeout=CLEARING_SECONDS)
         if self._joined:
             await self._membership.leave()
         for task in self._tasks:
@@ -336,19 +339,14 @@ class Worker:
         if not self._hurry.is_set():
             for held in list(self._held.values()):
                 self._stop(held, "given back")
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._until_none_held(), grace + 1)
+            if self._ready:
+                await self._until_drained(grace + 1)
         if self._process is None:
             return
         if self._ready and self._drained.is_set() and not self._hurry.is_set():
             await self._process.end(grace)
         else:
             self._process.kill("the worker ended")
-
-    async def _until_none_held(self) -> None:
-        while self._held:
-            self._less.clear()
-            await self._less.wait()
 
 
 def main(path: str, arguments: list[str]) -> int:

@@ -154,6 +154,24 @@ handler_sdk.start({"handler": handler})
         job = jobs.submit()
         eventually(lambda: jobs.fields(job).get("progress") == '"begun"', 5)
 
+    @pytest.mark.parametrize("head", ["def", "async def"])
+    def test_may_fork_and_what_the_fork_reports_does_nothing(
+        self, head: str, start_worker: StartWorker, jobs: Jobs
+    ) -> None:
+        worker = start_worker(f"""
+import os
+import handler_sdk
+{head} handler(job):
+    child = os.fork()
+    if not child:
+        try: handler_sdk.progress_update(job, "from the fork")
+        finally: os._exit(0)
+    return os.waitpid(child, 0)[1], job["input"]
+handler_sdk.start({{"handler": handler}})
+""")
+        assert [jobs.run(number) for number in range(3)] == [[0, number] for number in range(3)]
+        assert "fault" not in worker.log
+
     def test_that_raise_fail_and_the_worker_goes_on(self, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker("""
 import handler_sdk
@@ -666,6 +684,18 @@ class TestDrain:
         assert not is_alive(process)
         start_worker(ECHO)
         assert json.loads(jobs.wait(job)["output"])["attempt"] == 2
+
+    def test_does_not_wait_for_a_process_that_crashed_meanwhile(
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path
+    ) -> None:
+        worker = start_worker(OBEDIENT)
+        job = jobs.submit({"touch": str(tmp_path / "started"), "wait_for": str(tmp_path / "go"), "exit": 1})
+        eventually((tmp_path / "started").exists)
+        worker.process.terminate()
+        worker.wait_for("taking no more jobs, 1 in hand")
+        (tmp_path / "go").touch()
+        assert worker.wait(10) == 0  # the grace is 30 s
+        assert (jobs.state(job), jobs.fields(job)["tries"]) == ("IN_QUEUE", "1")
 
     def test_cancels_async_handlers_after_the_grace(
         self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path
