@@ -4,9 +4,11 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
-from typing import NoReturn
+import traceback
+from collections.abc import Coroutine, Iterator
+from typing import Any, NoReturn
 
 from .frames import READ_AT_ONCE, Frame, FrameBuffer, Kind, encode_frame
 
@@ -17,25 +19,25 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._held = b""
+        self._pending = b""
         self._buffer = FrameBuffer()
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Raises nothing: when the worker is gone, the process is about to end anyway."""
-        self.hold(kind, payload)
+        self.add(kind, payload)
         self.flush()
 
-    def hold(self, kind: Kind, payload: bytes = b"") -> None:
+    def add(self, kind: Kind, payload: bytes = b"") -> None:
         """Has a frame sent with the next one, or by `flush`."""
         with self._sending:
-            self._held += encode_frame(kind, payload)
+            self._pending += encode_frame(kind, payload)
 
     def flush(self) -> None:
-        """Sends what is held."""
+        """Sends what waits."""
         try:
             with self._sending:
-                held, self._held = self._held, b""
-                self._connection.sendall(held)
+                pending, self._pending = self._pending, b""
+                self._connection.sendall(pending)
         except OSError:
             end_with_worker()
 
@@ -57,6 +59,21 @@ class Channel:
         hung_up.register(self._connection, 0)
         hung_up.poll()
         end_with_worker()
+
+
+async def watched(work: Coroutine[Any, Any, None]) -> None:
+    """Runs what nobody waits for: were it to fail unseen, a job would hang."""
+    try:
+        await work
+    except Exception:
+        end_after_fault()
+
+
+def end_after_fault() -> NoReturn:
+    """Ends this process with the traceback of the exception that is being handled."""
+    print("runlane: the handler's process has a fault and ends", file=sys.stderr)
+    traceback.print_exc()
+    end_with_worker()
 
 
 def end_with_worker() -> NoReturn:

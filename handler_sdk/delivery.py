@@ -1,11 +1,13 @@
-"""The way of one attempt's chunks, progress and outcome to the store, in order, while its handler runs on."""
+"""The way of one attempt's chunks, progress and outcome to the store, while its handler runs on."""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from .links import Attempt, Link, LinkError, Report
+from .channel import watched
+from .links import PROMPT_BYTES, Attempt, Link, LinkError, LostReplyError, Report
 from .outcomes import Outcome
 
 # The first chunk goes at once. Later ones wait this long for others, unless there are enough of them already.
@@ -15,7 +17,11 @@ BATCH_BYTES = 262144
 
 
 class Delivery:
-    """What is added is sent before the call returns, unless something else is on its way or it waits for others."""
+    """Chunks and the outcome go in order, one call after the other; progress goes beside them, the latest wins.
+
+    A chunk is sent before the call that adds it returns, unless another call is under way or the chunk before was sent
+    less than `BATCH_SECONDS` ago.
+    """
 
     def __init__(
         self, link: Link, attempt: Attempt, on_delivered: Callable[[int], None], on_over: Callable[[str], None]
@@ -33,11 +39,14 @@ class Delivery:
         self._chunks: deque[bytes] = deque()
         self._bytes = 0
         self._sent = 0
-        self._answered_at = 0.0
-        self._progress: bytes | None = None
+        self._sent_at = 0.0
+        self._progress = b""
+        self._progress_at = 0.0
+        self._progress_timer: asyncio.TimerHandle | None = None
         self._counts = True
         self._is_last = False
         self._sending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def holds_chunks(self) -> bool:
@@ -47,52 +56,65 @@ class Delivery:
     def add_chunk(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._bytes += len(chunk)
-        self._go_on()
+        if self._sending is None and self._counts:
+            pause = self._pause()
+            self._sending = self._begin(self._keep_sending(pause, None if pause else self._send_next()))
 
     def set_progress(self, value: bytes) -> None:
         self._progress = value
-        self._go_on()
+        pause = self._progress_at + BATCH_SECONDS - time.monotonic()
+        if pause <= 0:
+            self._send_progress()
+        elif self._progress_timer is None:
+            self._progress_timer = asyncio.get_running_loop().call_later(pause, self._send_progress)
+
+    def sends_at_once(self, outcome: Outcome) -> bool:
+        """Whether `finish` will have sent the outcome when it returns."""
+        return self._sending is None and len(outcome.value) <= PROMPT_BYTES
 
     def finish(self, outcome: Outcome) -> Report:
         """Delivers what is left, and the outcome."""
         self._is_last = True
-        if self._sending is None:
+        if self._sending is None and self._counts:
             return self._say(self._send_outcome(outcome))
         return self._finish_after(self._sending, outcome)
 
     def cancel(self) -> None:
         """Nothing more is said."""
-        if self._sending is not None:
-            self._sending.cancel()
+        self._is_last = True
+        for task in self._tasks:
+            asyncio.get_running_loop().call_soon(task.cancel)  # later, since it may not have begun yet
 
-    def _go_on(self) -> None:
-        if self._sending is None and self._counts:
-            pause = self._pause()
-            self._sending = asyncio.create_task(self._keep_sending(pause, None if pause else self._send_next()))
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(watched(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _keep_sending(self, pause: float, report: Report | None) -> None:
         """Sends whatever there is, after a pause. `report`: what has been sent already."""
         while self._counts:
             if pause:
                 await asyncio.sleep(pause)
-            report = report or self._send_next()
-            if report is None:
+            if report is None and not self._chunks:
                 break
-            await self._say(report)
+            await self._say(report or self._send_next())
             pause, report = self._pause(), None
         self._sending = None
 
-    async def _finish_after(self, sending: asyncio.Task[None], outcome: Outcome) -> bool:
-        await sending
+    async def _finish_after(self, sending: asyncio.Task[None] | None, outcome: Outcome) -> bool:
+        if sending is not None:
+            await sending
         return self._counts and await self._say(self._send_outcome(outcome))
 
     async def _say(self, report: Report) -> bool:
         objection = ""
         try:
-            self._counts = await report
+            counts = await report
         except LinkError as error:
-            self._counts, objection = False, str(error)
-        if not self._counts:
+            counts, objection = False, str(error)
+        if not counts and self._counts:
+            self._counts = False
             self._on_over(objection)
         return self._counts
 
@@ -100,26 +122,18 @@ class Delivery:
         """For how many seconds the next chunks wait for others."""
         if not self._chunks or self._is_last or len(self._chunks) >= BATCH_CHUNKS or self._bytes >= BATCH_BYTES:
             return 0.0
-        return max(0.0, self._answered_at + BATCH_SECONDS - time.monotonic())
+        return max(0.0, self._sent_at + BATCH_SECONDS - time.monotonic())
 
-    def _send_next(self) -> Report | None:
-        if self._chunks:
-            batch = self._next_batch()
-            first, self._sent = self._sent + 1, self._sent + len(batch)
-            return self._emit(self._link.emit(self._attempt, first, batch), sum(map(len, batch)))
-        if self._progress is not None:
-            value, self._progress = self._progress, None
-            return self._link.progress(self._attempt, value)
-        return None
+    def _send_next(self) -> Report:
+        batch = self._next_batch()
+        first, self._sent = self._sent + 1, self._sent + len(batch)
+        self._sent_at = time.monotonic()
+        return self._emit(self._link.emit(self._attempt, first, batch), sum(map(len, batch)))
 
     async def _emit(self, report: Report, size: int) -> bool:
         counts = await report
-        self._answered_at = time.monotonic()
         self._on_delivered(size)
         return counts
-
-    def _send_outcome(self, outcome: Outcome) -> Report:
-        return self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value)
 
     def _next_batch(self) -> list[bytes]:
         batch: list[bytes] = []
@@ -130,3 +144,25 @@ class Delivery:
             size += len(chunk)
         self._bytes -= size
         return batch
+
+    def _send_progress(self) -> None:
+        self._progress_timer = None
+        self._progress_at = time.monotonic()
+        if self._counts and not self._is_last:
+            value = self._progress
+            self._begin(self._keep_up(value, self._link.progress(self._attempt, value)))
+
+    async def _keep_up(self, value: bytes, report: Report) -> None:
+        """Sends this progress again should it be lost, unless there is a newer one by then."""
+        while True:
+            try:
+                await self._say(report)
+            except LostReplyError:
+                if value is not self._progress or self._is_last:
+                    return
+                report = self._link.progress(self._attempt, value)
+            else:
+                return
+
+    def _send_outcome(self, outcome: Outcome) -> Report:
+        return self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from .channel import watched
 from .home import Home
 from .job import Job
 from .outcomes import Outcome
@@ -155,7 +156,7 @@ class LoopHost:
         asyncio.run(self._serve(work))
 
     def run(self, job: Job) -> None:
-        task = asyncio.create_task(self._run(job))
+        task = asyncio.create_task(watched(self._run(job)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

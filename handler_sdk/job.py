@@ -23,7 +23,7 @@ TURNS_TO_SEND = 3
 class Job:
     """From its begin until all that is to be known of it is in the store: its run by the handler, and its delivery.
 
-    is_run: the handler is done with it.
+    has_run: the handler is done with it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Job:
     ) -> None:
         """See `Run` and `Delivery`."""
         self.attempt = attempt
-        self.is_run = False
+        self.has_run = False
         self.run = Run(config, fields, self, link.limits, link.worker)
         self._window = Window(WINDOW)
         self.delivery = Delivery(link, attempt, self._window.give, on_over)
@@ -61,7 +61,7 @@ class Job:
 
     def end_run(self) -> None:
         """Nothing more comes from the handler."""
-        self.is_run = True
+        self.has_run = True
         if self.run.stopping:
             self.delivery.cancel()
 

@@ -7,12 +7,12 @@ job waits for that.
 import asyncio
 import json
 import logging
-import sys
-import traceback
+import time
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from .channel import Channel, end_with_worker
+from .channel import Channel, end_after_fault, watched
 from .encoding import to_json
 from .frames import Kind, decode_attempt, decode_registered, encode_attempt
 from .home import Home
@@ -25,8 +25,17 @@ from .runners import HandlerConfig
 
 logger = logging.getLogger("runlane.taker")
 
-# The worker's own process gets a registration, or fails to, within this time.
+# The worker's own process tries the store within this time.
 REGISTER_SECONDS = 15.0
+
+# Trouble of this process alone is told this often.
+WARN_SECONDS = 60.0
+
+# Stops that are remembered for jobs that have not begun, or are over.
+EARLY_STOPS = 100
+
+# A store that is away keeps a process that has nothing to do from ending for so long.
+DECLINE_SECONDS = 3.0
 
 
 class Taker:
@@ -47,6 +56,9 @@ class Taker:
         self._running = 0
         self._registered: Registered | None = None
         self._answer: asyncio.Future[Registered] | None = None
+        self._warned_at = -WARN_SECONDS
+        self._early_stops: deque[Attempt] = deque(maxlen=EARLY_STOPS)
+        self._delivering: dict[Attempt, asyncio.Task[None]] = {}
         self._draining = False
         self._declined = False
         self._free = asyncio.Event()
@@ -60,6 +72,8 @@ class Taker:
 
     def report_progress(self, job: Mapping[str, Any], progress: Any) -> None:
         """See `progress_update`."""
+        if self._registered is None:
+            return  # nothing runs yet
         value = to_json(progress)
         limit = self._link.limits.chunk
         if len(value) > limit:
@@ -78,16 +92,11 @@ class Taker:
         if self._registered is not None:
             await self._link.close()
 
-    def _begin_task(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._watch(work))
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(watched(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _watch(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception:
-            _fail()
+        return task
 
     # -- what the worker says -----------------------------------------------------------------------------------------
 
@@ -96,7 +105,7 @@ class Taker:
             for kind, payload in self._channel.read():
                 self._on_frame(kind, payload)
         except Exception:
-            _fail()
+            end_after_fault()
 
     def _on_frame(self, kind: Kind, payload: bytes) -> None:
         if kind is Kind.REGISTERED:
@@ -118,17 +127,21 @@ class Taker:
             self._begin_task(self._open())
 
     async def _register(self, before: Registered) -> Registered:
+        """See `Register`. The worker's own process tries the store, and registers again when it is refused as well."""
         self._answer = asyncio.get_running_loop().create_future()
-        self._channel.send(Kind.REGISTER, str(before.serial).encode())
+        self._channel.send(Kind.REGISTER)
         try:
             async with asyncio.timeout(REGISTER_SECONDS):
                 registered = await self._answer
         except TimeoutError:
-            raise UnreachableError("the worker does not answer") from None
+            raise UnreachableError("the worker cannot reach the store either") from None
         finally:
             self._answer = None
         if registered.serial == before.serial:
-            raise UnreachableError("the worker has no other registration yet")
+            if time.monotonic() - self._warned_at > WARN_SECONDS:
+                self._warned_at = time.monotonic()
+                logger.warning("the store serves the worker, but not its handler's process: too many open files there?")
+            raise UnreachableError("there is no other registration")
         return registered
 
     async def _open(self) -> None:
@@ -144,7 +157,13 @@ class Taker:
 
     def _on_stop(self, attempt: Attempt) -> None:
         job = self._jobs.get(attempt)
-        if job is not None and not job.is_run and not self._host.stop(job):
+        if job is None:
+            # It is on its way here, or has ended.
+            self._early_stops.append(attempt)
+            self._tell_ended(attempt, "stopped before it began")
+        elif job.has_run:
+            asyncio.get_running_loop().call_soon(self._delivering[attempt].cancel)  # later: it may not have begun yet
+        elif not self._host.stop(job):
             self._channel.send(Kind.UNSTOPPABLE, encode_attempt(attempt))
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
@@ -154,25 +173,29 @@ class Taker:
         self._begin_task(self._link.receive())
         while not self._draining:
             self._free.clear()
-            try:
-                await self._link.take(self._capacity, self._held, self._begin)
-            except LinkError as error:
-                logger.error("the store hands out no jobs: %s", error)  # noqa: TRY400
-                await asyncio.sleep(1)
+            await self._attempt(self._link.take(self._capacity, self._held, self._begin))
             if self._capacity() == 0 and not self._draining:
                 await self._free.wait()
-        await self._link.decline(self._held)
-        self._declined = True
-        self._tell_when_drained()
+        await self._attempt(self._link.give_back(self._held))
+        self._on_declined()
+
+    async def _attempt(self, call: Coroutine[Any, Any, None]) -> None:
+        try:
+            await call
+        except LinkError as error:
+            logger.error("the store refuses what it is asked: %s", error)  # noqa: TRY400
+            await asyncio.sleep(1)
 
     def _capacity(self) -> int:
         return 0 if self._draining else max(0, self._concurrency - self._running)
 
-    def _held(self) -> list[str]:
-        return [attempt.job for attempt in self._jobs]
+    def _held(self) -> list[Attempt]:
+        return list(self._jobs)
 
     def _begin(self, taken: TakenJob) -> None:
         attempt = taken.attempt
+        if attempt in self._early_stops:
+            return
         self._tell_begun(attempt)
         fields: dict[str, Any] = {"id": attempt.job, "input": None, "attempt": attempt.number}
         objection = ""
@@ -190,7 +213,7 @@ class Taker:
 
     def _tell_begun(self, attempt: Attempt) -> None:
         """Before anything of the author's runs, which may never let go."""
-        self._channel.hold(Kind.BEGUN, encode_attempt(attempt))
+        self._channel.add(Kind.BEGUN, encode_attempt(attempt))
         if self._config.kind.is_async:
             self._tell_soon()  # it runs in a later turn than this, and others may begin in this one
         else:
@@ -207,32 +230,50 @@ class Taker:
         self._channel.flush()
 
     def _on_end(self, job: Job, outcome: Outcome) -> None:
+        """The outcome is sent before there is room for another job, whose handler may block the loop."""
         job.end_run()
-        self._running -= 1
-        report = None if job.run.stopping else job.delivery.finish(outcome)
-        self._begin_task(self._deliver(job, outcome, report))
-        self._free.set()
+        report, is_sent = None, True
+        if not job.run.stopping:
+            is_sent = job.delivery.sends_at_once(outcome)
+            report = job.delivery.finish(outcome)
+        self._delivering[job.attempt] = self._begin_task(self._deliver(job, outcome, report, not is_sent))
+        if is_sent:
+            self._make_room()
         if outcome.refresh and not self._draining:
             self._channel.send(Kind.REFRESH)
             self._drain()
 
-    async def _deliver(self, job: Job, outcome: Outcome, report: Report | None) -> None:
-        counts = report is not None and await report
-        del self._jobs[job.attempt]
-        self._channel.hold(Kind.ENDED, encode_attempt(job.attempt, outcome.summary if counts else "over"))
+    async def _deliver(self, job: Job, outcome: Outcome, report: Report | None, takes_room: bool) -> None:
+        text = "over"
+        try:
+            if report is not None and await report:
+                text = outcome.summary
+        finally:
+            job.delivery.cancel()
+            del self._jobs[job.attempt], self._delivering[job.attempt]
+            if takes_room:
+                self._make_room()
+            self._tell_ended(job.attempt, text)
+            self._tell_when_drained()
+
+    def _make_room(self) -> None:
+        self._running -= 1
+        self._free.set()
+
+    def _tell_ended(self, attempt: Attempt, text: str) -> None:
+        self._channel.add(Kind.ENDED, encode_attempt(attempt, text))
         self._tell_soon()
-        self._tell_when_drained()
 
     def _on_over(self, attempt: Attempt, objection: str) -> None:
         if objection:
             reason = f"the store refused what the handler said: {objection}"
             self._channel.send(Kind.LOST, encode_attempt(attempt, reason))
-        elif attempt in self._jobs and not self._jobs[attempt].is_run:
+        elif attempt in self._jobs and not self._jobs[attempt].has_run:
             self._channel.send(Kind.STALE, encode_attempt(attempt))
 
     def _set_progress(self, job_id: str, value: bytes) -> None:
         for attempt, job in reversed(self._jobs.items()):
-            if attempt.job == job_id and not job.is_run:
+            if attempt.job == job_id and not job.has_run:
                 job.delivery.set_progress(value)
                 return
 
@@ -252,16 +293,16 @@ class Taker:
 
     def _drain(self) -> None:
         self._draining = True
-        self._declined = self._declined or self._registered is None  # nothing was taken yet
         self._look_again()
+        if self._registered is None:
+            self._on_declined()  # nothing was taken yet
+        else:
+            asyncio.get_running_loop().call_later(DECLINE_SECONDS, self._on_declined)
+
+    def _on_declined(self) -> None:
+        self._declined = True
         self._tell_when_drained()
 
     def _tell_when_drained(self) -> None:
         if self._declined and not self._jobs:
             self._channel.send(Kind.DRAINED)
-
-
-def _fail() -> None:
-    print("runlane: the handler's process has a fault and ends", file=sys.stderr)
-    traceback.print_exc()
-    end_with_worker()

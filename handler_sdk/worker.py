@@ -28,9 +28,6 @@ logger = logging.getLogger("runlane.worker")
 # So many processes in a row that end unasked, without a job done between, count as a crash loop.
 CRASH_LOOP = 3
 
-# Stops that are remembered for jobs that have not begun, or are over.
-EARLY_STOPS = 100
-
 # The last calls before the farewell are given up after so long.
 RENEWAL_SECONDS = 3.0
 CLEARING_SECONDS = 3.0
@@ -38,12 +35,14 @@ CLEARING_SECONDS = 3.0
 
 @dataclass
 class Held:
-    """A job that the handler's process has begun, until all that is to be known of it is in the store.
+    """A job in the handler's process, from its begin until all that is to be known of it is in the store.
 
-    stopping: the process was told to stop it. timer: of the end by force that follows.
+    begun: False for one that is to be stopped and, as far as we have heard, has not begun: it may be on its way to the
+    process, or over. stopping: the process was told to stop it. timer: of the end by force that follows.
     """
 
     attempt: Attempt
+    begun: bool = True
     stopping: bool = False
     timer: asyncio.TimerHandle | None = None
 
@@ -60,7 +59,6 @@ class Worker:
         self._path = path
         self._arguments = arguments
         self._held: dict[Attempt, Held] = {}
-        self._early_stops: dict[Attempt, str] = {}
         self._process: HandlerProcess | None = None
         self._ready = False
         self._was_ready = False
@@ -70,6 +68,7 @@ class Worker:
         self._concurrency = 1
         self._joined = False
         self._refreshing = False
+        self._is_asked = False
         self._draining = False
         self._leaving = False
         self._status = 0
@@ -139,35 +138,39 @@ class Worker:
 
     def _clear(self, reason: str) -> None:
         """Gives up what the process was running when it ended, and gives back what it had not begun."""
-        lost = [held.attempt for held in self._held.values() if not held.stopping]
-        for held in list(self._held.values()):
-            self._forget(held)
+        held = list(self._held.values())
+        for each in held:
+            self._forget(each)
+        if self._draining or not self._joined:
+            return  # whoever leaves gives up all at once
+        lost = [each.attempt for each in held if each.begun and not each.stopping]
         for attempt in lost:
             logger.warning("job %s is given up: %s", attempt, reason)
-        if self._joined:
-            self._clearing = self._begin_task(self._give_up(lost, reason, self._clearing))
+        self._begin_to_clear(self._give_up(lost, reason))
 
-    async def _give_up(self, lost: list[Attempt], reason: str, before: asyncio.Task[None] | None) -> None:
+    def _begin_to_clear(self, clearing: Coroutine[Any, Any, None]) -> None:
+        """One after the other: what is put back as not begun must not be what is about to be lost."""
+        self._clearing = self._begin_task(self._clear_after(self._clearing, clearing))
+
+    async def _clear_after(self, before: asyncio.Task[None] | None, clearing: Coroutine[Any, Any, None]) -> None:
         if before is not None:
             await before
-        for attempt in lost:
-            await self._lose(attempt, reason)
-        await self._membership.decline()
+        await clearing
         if self._clearing is asyncio.current_task():
             self._clearing = None
             self._tell_registration()
 
-    async def _lose(self, attempt: Attempt, reason: str) -> None:
-        try:
-            await self._membership.lose(attempt, reason)
-        except LinkError as error:
-            logger.error("job %s could not be given up: %s", attempt, error)  # noqa: TRY400
+    async def _give_up(self, lost: list[Attempt], reason: str) -> None:
+        # First, so that nothing is handed to a process that is no more.
+        await self._attempt(self._membership.give_back(lost))
+        for attempt in lost:
+            await self._attempt(self._membership.lose(attempt, reason))
 
-    async def _register_again(self, serial: int) -> None:
-        registered = self._membership.registered
-        if registered.serial == serial:
-            await self._membership.register_again(registered)
-        self._tell_registration()
+    async def _attempt(self, call: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await call
+        except LinkError as error:
+            logger.error("the store refuses what it is told: %s", error)  # noqa: TRY400
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -186,31 +189,35 @@ class Worker:
                 logger.info("concurrency is now %d", self._concurrency)
                 self._renew.set()
             case Kind.REGISTER:
-                self._begin_task(self._register_again(int(payload)))
+                self._is_asked = True
+                self._renew.set()
             case Kind.REFRESH:
                 self._refreshing = True
             case Kind.DRAINED:
                 self._on_drained()
 
     def _on_job_frame(self, kind: Kind, attempt: Attempt, text: str) -> None:
+        held = self._held.get(attempt)
         if kind is Kind.BEGUN:
             logger.info("job %s begins", attempt)
-            begun = self._held[attempt] = Held(attempt)
-            if (state := self._early_stops.pop(attempt, None)) is not None:
-                self._stop(begun, state)
-        elif (held := self._held.get(attempt)) is None:
+            if held is None:
+                self._held[attempt] = Held(attempt)
+            else:
+                held.begun = True
+        elif held is None:
             pass
         elif kind is Kind.ENDED:
-            self._failures = 0
-            logger.info("job %s is %s", attempt, text)
+            if held.begun:
+                self._failures = 0
+                logger.info("job %s is %s", attempt, text)
             self._forget(held)
         elif kind is Kind.STALE:
             self._stop(held, "LOST")
         elif kind is Kind.LOST:
             logger.error("job %s: %s", attempt, text)
             self._stop(held, "LOST")
-            self._begin_task(self._lose(attempt, text))
-        elif held.stopping:
+            self._begin_to_clear(self._attempt(self._membership.lose(attempt, text)))
+        elif kind is Kind.UNSTOPPABLE and held.stopping:
             self._kill_for(held)
 
     def _forget(self, held: Held) -> None:
@@ -229,29 +236,34 @@ class Worker:
 
     def _on_stop(self, attempt: Attempt, state: str) -> None:
         held = self._held.get(attempt)
+        if held is None and self._process is not None:
+            held = self._held[attempt] = Held(attempt, begun=False)
         if held is not None:
             self._stop(held, state)
-            return
-        # Told so before the job has begun here, or about one that is over.
-        self._early_stops[attempt] = state
-        if len(self._early_stops) > EARLY_STOPS:
-            del self._early_stops[next(iter(self._early_stops))]
 
     def _stop(self, held: Held, state: str) -> None:
         """Ends the run of a job that is no longer this worker's."""
         if held.stopping or self._process is None:
             return
-        logger.info("job %s is %s: its handler is stopped", held.attempt, state)
+        if held.begun:
+            logger.info("job %s is %s: its handler is stopped", held.attempt, state)
         held.stopping = True
         self._process.send(Kind.STOP, encode_attempt(held.attempt))
+        self._kill_later(held)
+
+    def _kill_later(self, held: Held) -> None:
         loop = asyncio.get_running_loop()
         held.timer = loop.call_later(self._settings.stop_grace_seconds, self._kill_for, held)
 
     def _kill_for(self, held: Held) -> None:
-        if self._process is not None:
-            logger.info("job %s does not stop: the handler process is replaced", held.attempt)
-            self._ready = False
-            self._process.kill(f"the handler process was killed to stop another job, {held.attempt.job}")
+        if self._process is None:
+            return
+        if not held.begun and any(each.begun and not each.stopping for each in self._held.values()):
+            self._kill_later(held)  # another job keeps the process from answering, as it may
+            return
+        logger.info("job %s does not stop: the handler process is replaced", held.attempt)
+        self._ready = False
+        self._process.kill(f"the handler process was killed to stop another job, {held.attempt.job}")
 
     # -- signs of life, and the end -----------------------------------------------------------------------------------
 
@@ -265,8 +277,12 @@ class Worker:
         while not self._leaving:
             self._renew.clear()
             try:
-                for attempt, state in await self._membership.renew(self._concurrency, self._state, list(self._held)):
+                lost = await self._membership.renew(self._concurrency, self._state, list(self._held))
+                for attempt, state in lost:
                     self._on_stop(attempt, state)
+                if self._is_asked:
+                    self._is_asked = False
+                    self._tell_registration()
             except LinkError as error:
                 logger.error("the store takes no signs of life: %s", error)  # noqa: TRY400
             with suppress(TimeoutError):

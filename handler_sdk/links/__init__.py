@@ -34,10 +34,16 @@ class TakenJob(NamedTuple):
 Begin = Callable[[TakenJob], None]
 """Has a job run; it returns at once."""
 
+Held = Callable[[], list[Attempt]]
+"""The attempts that the worker has."""
+
+
+PROMPT_BYTES = 65536
 
 Report = Coroutine[Any, Any, bool]
-"""What is said of an attempt. It is sent before it is awaited, where the connection stands: a handler may block the
-loop from then on. False when the attempt is not the job's newest any more: nothing more that it says counts."""
+"""What is said of an attempt. With up to `PROMPT_BYTES`, it is sent before it is awaited, where the connection stands:
+a handler may block the loop from then on. False when the attempt is not the job's newest any more: nothing more that
+it says counts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class Registered:
 
 class LinkError(Exception):
     """The store refused a call in a way that repeating it will not change."""
+
+
+class LostReplyError(Exception):
+    """A call that is not repeated got no reply; it may have been executed."""
 
 
 class RefusedError(Exception):
@@ -83,23 +93,21 @@ class Link(Protocol):
     async def receive(self) -> None:
         """Lets jobs come, for as long as it runs."""
 
-    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Begin) -> None:
+    async def take(self, capacity: Callable[[], int], held: Held, begin: Begin) -> None:
         """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
-        after about a second.
-
-        `held` gives the ids of the jobs that the worker has. With no capacity, an offer to take more is withdrawn.
-        """
+        after about a second. With no capacity, an offer to take more is withdrawn."""
 
     def look_again(self) -> None:
         """The capacity has changed: `take` returns soon."""
 
-    async def decline(self, held: Callable[[], list[str]]) -> None:
+    async def give_back(self, held: Held) -> None:
         """The worker takes no more: what is on its way to it goes back."""
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
         """Adds chunks to the attempt's stream; `first` is the number of the first of them, counted from 1."""
 
-    def progress(self, attempt: Attempt, value: bytes) -> Report: ...
+    def progress(self, attempt: Attempt, value: bytes) -> Report:
+        """Not repeated, since there may be newer progress by then: raises LostReplyError."""
 
     def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> Report: ...
 
@@ -116,11 +124,8 @@ class Membership(Protocol):
         """The time between two calls of `renew`."""
 
     async def join(self) -> None:
-        """Registers the worker, however long the gateway takes to come up. Whatever an earlier one of this id was given
-        and cannot have begun goes back. Raises RefusedError."""
-
-    async def register_again(self, registered: Registered) -> None:
-        """This registration serves no more: gets another one, unless there is one already. Raises RefusedError."""
+        """Registers the worker, however long the gateway takes to come up. What an earlier one of this id held goes
+        back, as if that had left. Raises RefusedError."""
 
     async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
         """The worker's sign of life, and that of all that it was given. Returns those of the attempts that it holds no
@@ -133,8 +138,8 @@ class Membership(Protocol):
     async def lose(self, attempt: Attempt, reason: str) -> None:
         """Gives the attempt up, so that the job is tried again or fails for good."""
 
-    async def decline(self) -> None:
-        """What the worker was given and has not begun goes back: nobody is there to take it."""
+    async def give_back(self, begun: list[Attempt]) -> None:
+        """The handler's process is gone: what was sent to it and had not begun goes back. That was no try."""
 
     async def leave(self) -> None:
         """Gives back what the worker holds and ends its registration, as far as that is possible in a few seconds."""

@@ -46,10 +46,7 @@ class RedisMembership:
             else:
                 break
         logger.info("registered at %s as worker %s", self._registration.url, self.registered.worker)
-        await self.decline()
-
-    async def register_again(self, registered: Registered) -> None:
-        await self._store.register_again(registered)
+        await self._store.call("leave", self.registered.worker)
 
     async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
         serial = self._serial
@@ -75,8 +72,9 @@ class RedisMembership:
     async def lose(self, attempt: Attempt, reason: str) -> None:
         await self._store.report("lose", attempt, reason)
 
-    async def decline(self) -> None:
-        await self._store.call("join", self.registered.worker)
+    async def give_back(self, begun: list[Attempt]) -> None:
+        pairs = [value for attempt in begun for value in attempt]
+        await self._store.call("join", self.registered.worker, *pairs)
 
     async def leave(self) -> None:
         try:

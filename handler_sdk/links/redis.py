@@ -5,14 +5,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..outcomes import Limits
-from . import Attempt, Begin, Registered, Report, TakenJob
-from .store import LostReplyError, Register, Store, is_current
+from . import Attempt, Begin, Held, LostReplyError, Registered, Report, TakenJob
+from .store import Register, Store, is_current
 
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
 OFFER_SECONDS = 1.0
+
+# Of a job that the store sends to a worker which it has forgotten meanwhile.
+NO_EPOCH = "0"
 
 
 class _Inbox:
@@ -37,8 +41,10 @@ class _Inbox:
         """A job came. While someone waits, one that is complete begins at once, before any other turn of the loop."""
         head, _, rest = message.partition(b"\n")
         epoch, job, attempt, _, size = head.decode().split(" ")
-        if epoch != self._epoch:
-            return  # given back since
+        if epoch != self._epoch:  # given back since
+            if epoch == NO_EPOCH:
+                self.mark_astray()
+            return
         self.received += 1
         self.offered -= 1
         split = int(size)
@@ -105,6 +111,7 @@ class RedisLink:
 
     def __init__(self, register: Register) -> None:
         self._inbox = _Inbox()
+        self._subscribed = asyncio.Event()
         # The worker tells of outages; twice would be once too often.
         self._store = Store(register, self._inbox.mark_astray, outage_level=logging.DEBUG)
 
@@ -120,12 +127,15 @@ class RedisLink:
         await self._store.open(registered)
 
     async def receive(self) -> None:
-        await self._store.receive("worker", self._inbox.put, self._inbox.mark_astray)
+        await self._store.receive("worker", self._inbox.put, self._on_subscribed)
 
-    async def take(self, capacity: Callable[[], int], held: Callable[[], list[str]], begin: Begin) -> None:
+    async def take(self, capacity: Callable[[], int], held: Held, begin: Begin) -> None:
         inbox = self._inbox
+        if not self._subscribed.is_set():
+            with suppress(TimeoutError):  # without it, jobs are taken as they are asked for
+                await asyncio.wait_for(self._subscribed.wait(), OFFER_SECONDS)
         if inbox.astray:
-            await self.decline(held)
+            await self.give_back(held)
         if not inbox.jobs:
             room = max(0, capacity())
             if not room and not inbox.offered:
@@ -135,24 +145,31 @@ class RedisLink:
             if room and not inbox.jobs:
                 await inbox.wait(room, capacity, begin)
         await self._begin_all(inbox.take_all(), begin)
+        if inbox.astray:
+            await self.give_back(held)
 
     def look_again(self) -> None:
         self._inbox.look_again()
 
-    async def decline(self, held: Callable[[], list[str]]) -> None:
-        self._inbox.begin_epoch(await self._store.call("join", self.worker, *held()))
+    async def give_back(self, held: Held) -> None:
+        pairs = [value for attempt in held() for value in attempt]
+        self._inbox.begin_epoch(await self._store.call("join", self.worker, *pairs))
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
         return self._store.report("emit", attempt, first, *chunks)
 
     def progress(self, attempt: Attempt, value: bytes) -> Report:
-        return self._store.report("progress", attempt, value)
+        return self._store.report("progress", attempt, value, repeat=False)
 
     def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> Report:
         return self._store.report("finish", attempt, state, field, value)
 
     async def close(self) -> None:
         await self._store.close()
+
+    def _on_subscribed(self) -> None:
+        self._inbox.mark_astray()  # what was sent before may be lost
+        self._subscribed.set()
 
     async def _begin_all(self, jobs: list[TakenJob], begin: Begin) -> None:
         """Each begins as soon as it is here as a whole."""

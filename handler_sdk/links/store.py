@@ -17,14 +17,15 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from . import Attempt, Backoff, LinkError, Registered, UnreachableError
+from . import PROMPT_BYTES, Attempt, Backoff, LinkError, LostReplyError, Registered, UnreachableError
 from .line import Commands, Line
 
 logger = logging.getLogger("runlane.link")
 
-# Bytes of a call that is large.
-LARGE = 65536
 LARGE_CONNECTIONS = 8
+
+# Bytes of a call besides what the handler gave, at most.
+ROOM_FOR_IDS = 1024
 
 # A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
 LOST_SECONDS = 3.0
@@ -78,10 +79,6 @@ def is_current(attempt: Attempt, reply: Any) -> bool:
     return True
 
 
-class LostReplyError(Exception):
-    """A call that must not be repeated got no reply; the store may have executed it."""
-
-
 class _Connections:
     """To the store, as one registration described it. They are made when they are needed."""
 
@@ -103,6 +100,7 @@ class _Connections:
             )
         )
         self._listening: Line | None = None
+        self._is_closed = False
 
     @classmethod
     async def to(cls, registered: Registered) -> "_Connections":
@@ -114,7 +112,7 @@ class _Connections:
         connection of its own, so that nothing waits behind it."""
         command = ("FCALL", f"{self.registered.library}_{name}", 1, self.registered.base, *arguments)
         size = sum(len(argument) for argument in arguments if isinstance(argument, str | bytes))
-        if size > LARGE or name == "fetch":
+        if size > PROMPT_BYTES + ROOM_FOR_IDS or name == "fetch":
             return self._send_large(command)
         return self._commands.send(*command) or self._commands.execute(*command)
 
@@ -124,10 +122,14 @@ class _Connections:
 
     async def listen(self, channel: str, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
         self._listening = line = await Line.open(self._pool, on_message, on_lost)
+        if self._is_closed:  # meanwhile
+            line.cut()
+            raise exceptions.ConnectionError("another registration took this one's place")
         line.send("SSUBSCRIBE", channel)
         return line
 
     async def close(self) -> None:
+        self._is_closed = True
         self._commands.close()
         if self._listening is not None:
             self._listening.cut()
@@ -218,9 +220,9 @@ class Store:
         connections = self._connections
         return self._reply_to(connections.send(name, *arguments), connections, name, arguments, repeat)
 
-    def report(self, name: str, attempt: Attempt, *arguments: Any) -> Coroutine[Any, Any, bool]:
+    def report(self, name: str, attempt: Attempt, *arguments: Any, repeat: bool = True) -> Coroutine[Any, Any, bool]:
         """Calls a function for an attempt, as `call` does. False when the attempt counts no more."""
-        return self._report(attempt, self.call(name, attempt.job, attempt.number, *arguments))
+        return self._report(attempt, self.call(name, attempt.job, attempt.number, *arguments, repeat=repeat))
 
     async def receive(self, kind: str, on_message: Callable[[bytes], None], on_subscribed: Callable[[], None]) -> None:
         """Gives what comes in the worker's channel of this kind, for as long as it runs. `on_subscribed` is called

@@ -143,14 +143,14 @@ class Driver:
         assert taken.id == id
         return taken
 
-    async def join(self, worker: str = "w", *has: str) -> "Listening":
-        """A worker that listens for jobs; `has`: the ids of those that it runs."""
+    async def join(self, worker: str = "w", *has: Taken) -> "Listening":
+        """A worker that listens for jobs; `has`: those that it runs."""
         node: Any = self.store.node_of(self.base)
         listening = Listening(node.pubsub())
         await listening.pubsub.ssubscribe(f"{self.base}:worker:{worker}", f"{self.base}:stops:{worker}")
         for _ in range(2):
             assert (await listening.pubsub.get_message(timeout=5))["type"] == "ssubscribe"
-        listening.epoch = await self.call("join", worker, *has)
+        listening.epoch = await self.call("join", worker, *(part for job in has for part in (job.id, job.attempt)))
         return listening
 
     async def emit(self, job: Taken, first: int, *chunks: str) -> Any:

@@ -320,14 +320,24 @@ class TestHandOver:
 class TestJoin:
     async def test_puts_back_what_never_arrived(self, driver: Driver) -> None:
         async with await driver.join("w"):
-            await driver.take("w", 2, 0)
-            arrived, lost = await driver.submit(), await driver.submit()
+            arrived = await driver.begin("w")
+            await driver.take("w", 1, 1)
+            lost = await driver.submit()
 
         async with await driver.join("w", arrived):
-            assert [await driver.state(id) for id in (arrived, lost)] == ["IN_PROGRESS", "IN_QUEUE"]
+            assert [await driver.state(id) for id in (arrived.id, lost)] == ["IN_PROGRESS", "IN_QUEUE"]
             assert await driver.field(lost, "tries") == "0"
             assert await driver.queued("normal:again") == [lost]
         assert (await driver.take("v"))[0].attempt == 2
+
+    async def test_puts_back_another_attempt_of_a_job_than_the_worker_has(self, driver: Driver) -> None:
+        first = await driver.begin("w")
+        await driver.call("lose", first.id, first.attempt, "gone")
+        await driver.take("w")
+
+        async with await driver.join("w", first):
+            assert await driver.state(first.id) == "IN_QUEUE"
+            assert await driver.field(first.id, "tries") == "1"
 
     async def test_each_has_an_epoch_of_its_own(self, driver: Driver) -> None:
         epochs = []
@@ -338,11 +348,12 @@ class TestJoin:
         assert len(set(epochs)) == 3
 
     async def test_begins_the_count_of_jobs_anew(self, driver: Driver) -> None:
-        async with await driver.join("w"):
+        async with await driver.join("w") as listening:
             await driver.take("w", 1, 0)
             id = await driver.submit()
+            assert await listening.jobs(1) == [id]
 
-        async with await driver.join("w", id):
+        async with await driver.join("w", Taken(id, 1, 0, None, "")):
             assert await driver.take("w", 1, 0) == []
             assert await driver.queued() == [id]
 

@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
         held = self.held_by(worker)
         has = [id for id in held if data.draw(st.booleans(), label=id)]
-        self.call("join", worker, *has)
+        self.call("join", worker, *(part for id in has for part in (id, self.jobs[id].attempt)))
         for id in held:
             if id not in has:
                 self.jobs[id].tries -= 1

@@ -31,7 +31,7 @@ async def joined(
     membership = RedisMembership(Registration(Settings(gateway.url, "sdk")), lambda: None)
 
     async def register(before: Registered) -> Registered:
-        await membership.register_again(before)
+        await membership.renew(1, "ready", [])
         if membership.registered is before:
             raise UnreachableError("there is no other registration yet")
         return membership.registered
@@ -64,7 +64,7 @@ def one() -> int:
     return 1
 
 
-def nothing() -> list[str]:
+def nothing() -> list[Attempt]:
     return []
 
 

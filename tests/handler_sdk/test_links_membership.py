@@ -69,7 +69,7 @@ class TestGivingUp:
         job = jobs.submit()
         async with joined(gateway) as (link, membership):
             await take(link, one)
-            await membership.decline()
+            await membership.give_back([])
             assert (jobs.state(job), jobs.fields(job)["tries"]) == ("IN_QUEUE", "0")
 
     async def test_of_what_an_earlier_worker_of_this_id_was_given_comes_first(
@@ -79,4 +79,4 @@ class TestGivingUp:
         store.call("take", "worker-1", 1, 0)
         assert jobs.state(job) == "IN_PROGRESS"
         async with joined(gateway):
-            assert jobs.state(job) == "IN_QUEUE"
+            assert (jobs.state(job), jobs.fields(job)["tries"]) == ("IN_QUEUE", "1")  # a poison job must not go round

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from handler_sdk.links import Attempt, LinkError
+from handler_sdk.links import Attempt, LinkError, TakenJob
 from handler_sdk.links.redis import OFFER_SECONDS
 
 from .conftest import Gateway, Jobs, Store
@@ -82,10 +82,27 @@ class TestTake:
             assert found == [Attempt(job, 2)]
             assert jobs.fields(job)["tries"] == "1"
 
+    async def test_comes_back_when_the_store_has_forgotten_the_worker(
+        self, gateway: Gateway, jobs: Jobs, store: Store
+    ) -> None:
+        async with joined(gateway) as (link, _):
+            taking = asyncio.create_task(take(link, one))
+            await blocked(store)
+            store.call("leave", link.worker)
+            await taking
+            store.call("take", link.worker, 1, 0)  # an offer that comes late
+            job = await asyncio.to_thread(jobs.submit)
+            found: list[TakenJob] = []
+            async with asyncio.timeout(5):
+                while not found:
+                    found = await take(link, one)
+            assert [taken.attempt for taken in found] == [Attempt(job, 2)]
+            assert jobs.fields(job)["tries"] == "1"
+
     async def test_declines_what_comes_from_then_on(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as (link, _):
             assert await take(link, one) == []
-            await link.decline(nothing)
+            await link.give_back(nothing)
             job = await asyncio.to_thread(jobs.submit)
             assert jobs.state(job) == "IN_QUEUE"
 

@@ -142,17 +142,47 @@ handler_sdk.start({{"handler": handler}})
         eventually(lambda: jobs.chunks(job) == list(range(chunks)), 5)
         assert jobs.state(job) == "IN_PROGRESS"
 
-    def test_report_progress_before_the_handler_blocks_its_loop(self, start_worker: StartWorker, jobs: Jobs) -> None:
+    def test_report_progress_while_the_handler_blocks_its_loop(self, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker("""
 import time
 import handler_sdk
 async def handler(job):
-    handler_sdk.progress_update(job, "begun")
+    for step in range(4):
+        handler_sdk.progress_update(job, step)
+        time.sleep(0.05)
     time.sleep(30)
 handler_sdk.start({"handler": handler})
 """)
         job = jobs.submit()
-        eventually(lambda: jobs.fields(job).get("progress") == '"begun"', 5)
+        eventually(lambda: jobs.fields(job).get("progress") == "3", 5)
+
+    @pytest.mark.parametrize(
+        "say",
+        [
+            "return 1",
+            "return 'x' * 100_000",
+            "return 'x' * 3_000_000",
+            "handler_sdk.progress_update(job, 1); return 1",
+            "yield 1",
+            "for number in range(4): yield number",
+        ],
+    )
+    def test_have_their_result_in_the_store_before_the_next_one_blocks_the_loop(
+        self, say: str, start_worker: StartWorker, jobs: Jobs, tmp_path: Path
+    ) -> None:
+        start_worker(f"""
+import os, time
+import handler_sdk
+async def handler(job):
+    while not os.path.exists(f"go-{{job['input']}}"): time.sleep(0.01)
+    {say}
+handler_sdk.start({{"handler": handler}})
+""")
+        many = [jobs.submit(number) for number in range(4)]
+        for number in range(3):
+            (tmp_path / f"go-{number}").touch()
+            assert jobs.wait(many[number], seconds=5)["state"] == "COMPLETED"
+        assert jobs.state(many[3]) == "IN_PROGRESS"
 
     @pytest.mark.parametrize("head", ["def", "async def"])
     def test_may_fork_and_what_the_fork_reports_does_nothing(
@@ -324,6 +354,55 @@ handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2
         self.stop(worker, jobs, first, tmp_path / f"started-{first}-1")
         assert jobs.wait(second)["output"] == "2"
         assert f"killed to stop another job, {first}" in worker.log
+
+    def test_of_a_job_whose_result_is_on_its_way_disturbs_no_other(
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store
+    ) -> None:
+        worker = start_worker("""
+import asyncio, os
+import handler_sdk
+async def handler(job):
+    yield "first"
+    open(f"started-{job['id']}", "w").close()
+    while not os.path.exists(job["input"]): await asyncio.sleep(0.01)
+    yield "last"
+    open(f"ended-{job['id']}", "w").close()
+handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2})
+""")
+        process = worker.handler_process()
+        first, second = jobs.submit("go-1"), jobs.submit("go-2")
+        for job in (first, second):
+            eventually((tmp_path / f"started-{job}").exists)
+        store.client.config_set("maxmemory", 1)  # chunks are refused, and repeated
+        try:
+            (tmp_path / "go-1").touch()
+            eventually((tmp_path / f"ended-{first}").exists)
+            jobs.cancel(first)
+            worker.wait_for(f"job {first} (attempt 1) is over")
+        finally:
+            store.client.config_set("maxmemory", 0)
+        (tmp_path / "go-2").touch()
+        assert (jobs.wait(second)["state"], jobs.fields(second)["attempt"]) == ("COMPLETED", "1")
+        assert worker.handler_process() == process
+
+    def test_replaces_a_process_that_hangs_before_the_job_begins(
+        self, start_worker: StartWorker, jobs: Jobs, store: Store
+    ) -> None:
+        worker = start_worker("""
+import asyncio, time
+import handler_sdk
+async def handler(job):
+    if job["input"] == "leave a trap": asyncio.get_running_loop().call_later(0.3, time.sleep, 60)
+    return 1
+handler_sdk.start({"handler": handler})
+""")
+        process = worker.handler_process()
+        jobs.run("leave a trap")
+        eventually(lambda: store.client.zcard(f"{BASE}:waiting"))
+        time.sleep(0.5)  # there is nothing to see of a process that hangs
+        assert jobs.wait(jobs.submit(timeout_ms=300))["state"] == "TIMED_OUT"
+        assert jobs.run() == 1
+        assert worker.handler_process() != process
 
     def test_comes_with_the_execution_timeout(self, start_worker: StartWorker, jobs: Jobs) -> None:
         worker = start_worker(OBEDIENT)
@@ -684,6 +763,16 @@ class TestDrain:
         assert not is_alive(process)
         start_worker(ECHO)
         assert json.loads(jobs.wait(job)["output"])["attempt"] == 2
+
+    def test_past_the_grace_counts_as_a_try(
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store
+    ) -> None:
+        store.configure("attempts", 1)
+        worker = start_worker(OBEDIENT, RUNLANE_DRAIN_SECONDS="0.1")
+        job = jobs.submit({"touch": str(tmp_path / "started"), "sleep": 60})
+        eventually((tmp_path / "started").exists)
+        assert worker.end() == 0
+        assert jobs.fields(job)["error"] == "worker worker-1 left before the job ended (attempt 1 of 1)"
 
     def test_does_not_wait_for_a_process_that_crashed_meanwhile(
         self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path

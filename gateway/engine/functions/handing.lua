@@ -38,12 +38,14 @@ local function begin_next(base, worker, at, queues)
   end
 end
 
--- Puts a job back that was begun for a worker and never reached it; that was no try.
-local function put_back(base, queue, entry, id, at)
+-- Puts a job back that was begun for a worker and never reached it; that was no try. `has`: the attempts of jobs, by
+-- their ids, that did.
+local function put_back(base, queue, entry, id, has, at)
   local job = load_held(base, id)
   if job.state ~= 'IN_PROGRESS' or job.queue ~= queue or job.entry ~= entry then
     return drop_entry(base, queue, entry)
   end
+  if has[id] == job.attempt then return end
   redis.call('HINCRBY', job_key(base, id), 'tries', -1)
   requeue(base, id, job, 0, at)
 end
@@ -154,20 +156,21 @@ local function job_of(base, queue, entry)
   return found and found[2][2]
 end
 
--- join: worker, then ids of the jobs that it has. Called when its subscription stands, after whatever may have been
--- lost: what was given to it and never arrived goes back. Returns the epoch; messages with another one are old.
+-- join: worker, then (job id, attempt) pairs of what it has. Called when its subscription stands, after whatever may
+-- have been lost: what was given to it and never arrived goes back. Returns the epoch; messages with another one are
+-- old, or, with '0', sent after the worker was forgotten.
 local function join(keys, args)
   local base, worker, at = keys[1], args[1], now()
   local key, has = base .. ':worker:' .. worker, {}
-  for i = 2, #args do has[args[i]] = true end
+  for i = 2, #args, 2 do has[args[i]] = args[i + 1] end
   redis.call('ZREM', base .. ':waiting', worker)
   each_held(base, worker, function(queue, entries)
     for _, entry in ipairs(entries) do
       local id = job_of(base, queue, entry)
-      if not id then
+      if id then
+        put_back(base, queue, entry, id, has, at)
+      else
         drop_entry(base, queue, entry)
-      elseif not has[id] then
-        put_back(base, queue, entry, id, at)
       end
     end
   end)
