@@ -35,7 +35,7 @@ WARN_SECONDS = 60.0
 EARLY_STOPS = 100
 
 # A store that is away keeps a process that has nothing to do from ending for so long.
-DECLINE_SECONDS = 3.0
+GIVE_BACK_SECONDS = 3.0
 
 
 class Taker:
@@ -60,7 +60,7 @@ class Taker:
         self._early_stops: deque[Attempt] = deque(maxlen=EARLY_STOPS)
         self._delivering: dict[Attempt, asyncio.Task[None]] = {}
         self._draining = False
-        self._declined = False
+        self._gave_back = False
         self._free = asyncio.Event()
         self._exit = asyncio.Event()
         self._is_telling = False
@@ -173,13 +173,13 @@ class Taker:
         self._begin_task(self._link.receive())
         while not self._draining:
             self._free.clear()
-            await self._attempt(self._link.take(self._capacity, self._held, self._begin))
+            await self._try(self._link.take(self._capacity, self._held, self._begin))
             if self._capacity() == 0 and not self._draining:
                 await self._free.wait()
-        await self._attempt(self._link.give_back(self._held))
-        self._on_declined()
+        await self._try(self._link.give_back(self._held))
+        self._on_gave_back()
 
-    async def _attempt(self, call: Coroutine[Any, Any, None]) -> None:
+    async def _try(self, call: Coroutine[Any, Any, None]) -> None:
         try:
             await call
         except LinkError as error:
@@ -295,14 +295,14 @@ class Taker:
         self._draining = True
         self._look_again()
         if self._registered is None:
-            self._on_declined()  # nothing was taken yet
+            self._on_gave_back()  # nothing was taken yet
         else:
-            asyncio.get_running_loop().call_later(DECLINE_SECONDS, self._on_declined)
+            asyncio.get_running_loop().call_later(GIVE_BACK_SECONDS, self._on_gave_back)
 
-    def _on_declined(self) -> None:
-        self._declined = True
+    def _on_gave_back(self) -> None:
+        self._gave_back = True
         self._tell_when_drained()
 
     def _tell_when_drained(self) -> None:
-        if self._declined and not self._jobs:
+        if self._gave_back and not self._jobs:
             self._channel.send(Kind.DRAINED)

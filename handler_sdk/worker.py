@@ -162,11 +162,11 @@ class Worker:
 
     async def _give_up(self, lost: list[Attempt], reason: str) -> None:
         # First, so that nothing is handed to a process that is no more.
-        await self._attempt(self._membership.give_back(lost))
+        await self._try(self._membership.give_back(lost))
         for attempt in lost:
-            await self._attempt(self._membership.lose(attempt, reason))
+            await self._try(self._membership.lose(attempt, reason))
 
-    async def _attempt(self, call: Coroutine[Any, Any, Any]) -> None:
+    async def _try(self, call: Coroutine[Any, Any, Any]) -> None:
         try:
             await call
         except LinkError as error:
@@ -216,7 +216,7 @@ class Worker:
         elif kind is Kind.LOST:
             logger.error("job %s: %s", attempt, text)
             self._stop(held, "LOST")
-            self._begin_to_clear(self._attempt(self._membership.lose(attempt, text)))
+            self._begin_to_clear(self._try(self._membership.lose(attempt, text)))
         elif kind is Kind.UNSTOPPABLE and held.stopping:
             self._kill_for(held)
 
