@@ -1,15 +1,11 @@
 """The handler's process's end of the socket to its worker."""
 
-import os
 import select
-import signal
 import socket
-import sys
 import threading
-import traceback
-from collections.abc import Coroutine, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterator
 
+from .ending import end_with_worker
 from .frames import READ_AT_ONCE, Frame, FrameBuffer, Kind, encode_frame
 
 
@@ -59,25 +55,3 @@ class Channel:
         hung_up.register(self._connection, 0)
         hung_up.poll()
         end_with_worker()
-
-
-async def watched(work: Coroutine[Any, Any, None]) -> None:
-    """Runs what nobody waits for: were it to fail unseen, a job would hang."""
-    try:
-        await work
-    except Exception:
-        end_after_fault()
-
-
-def end_after_fault() -> NoReturn:
-    """Ends this process with the traceback of the exception that is being handled."""
-    print("runlane: the handler's process has a fault and ends", file=sys.stderr)
-    traceback.print_exc()
-    end_with_worker()
-
-
-def end_with_worker() -> NoReturn:
-    """Ends this process, and what it has started: the worker is gone, or would not be heard any more."""
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .channel import watched
+from .ending import watched
 from .links import PROMPT_BYTES, Attempt, Link, LinkError, LostReplyError, Report
 from .outcomes import Outcome
 

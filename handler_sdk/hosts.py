@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .channel import watched
+from .ending import watched
 from .home import Home
 from .job import Job
 from .outcomes import Outcome

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from .channel import Channel, end_after_fault, watched
+from .channel import Channel
 from .encoding import to_json
+from .ending import end_after_fault, watched
 from .frames import Kind, decode_attempt, decode_registered, encode_attempt
 from .home import Home
 from .hosts import Host, LoopHost, ThreadHost
