@@ -204,6 +204,7 @@ class Worker:
                 self._held[attempt] = Held(attempt)
             else:
                 held.begun = True
+                logger.info("job %s has begun meanwhile: its handler is stopped", attempt)
         elif held is None:
             pass
         elif kind is Kind.ENDED:
