@@ -7,13 +7,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .ending import watched
-from .links import PROMPT_BYTES, Attempt, Link, LinkError, LostReplyError, Report
+from .links import PROMPT_BYTES, Attempt, Backoff, Link, LinkError, LostReplyError, Report
 from .outcomes import Outcome
 
 # The first chunk goes at once. Later ones wait this long for others, unless there are enough of them already.
 BATCH_SECONDS = 0.002
 BATCH_CHUNKS = 32
 BATCH_BYTES = 262144
+
+# Calls with progress of one job, at most: in a frozen store or a blocked loop, nothing is answered.
+MOST_UNDER_WAY = 64
 
 
 class Delivery:
@@ -40,9 +43,7 @@ class Delivery:
         self._bytes = 0
         self._sent = 0
         self._sent_at = 0.0
-        self._progress = b""
-        self._progress_at = 0.0
-        self._progress_timer: asyncio.TimerHandle | None = None
+        self._progress = _Progress(lambda value: self._say(link.progress(attempt, value)), self._begin)
         self._counts = True
         self._is_last = False
         self._sending: asyncio.Task[None] | None = None
@@ -61,12 +62,8 @@ class Delivery:
             self._sending = self._begin(self._keep_sending(pause, None if pause else self._send_next()))
 
     def set_progress(self, value: bytes) -> None:
-        self._progress = value
-        pause = self._progress_at + BATCH_SECONDS - time.monotonic()
-        if pause <= 0:
-            self._send_progress()
-        elif self._progress_timer is None:
-            self._progress_timer = asyncio.get_running_loop().call_later(pause, self._send_progress)
+        if self._counts and not self._is_last:
+            self._progress.set(value)
 
     def sends_at_once(self, outcome: Outcome) -> bool:
         """Whether `finish` will have sent the outcome when it returns."""
@@ -74,16 +71,20 @@ class Delivery:
 
     def finish(self, outcome: Outcome) -> Report:
         """Delivers what is left, and the outcome."""
-        self._is_last = True
+        self._end()
         if self._sending is None and self._counts:
             return self._say(self._send_outcome(outcome))
         return self._finish_after(self._sending, outcome)
 
     def cancel(self) -> None:
         """Nothing more is said."""
-        self._is_last = True
+        self._end()
         for task in self._tasks:
             asyncio.get_running_loop().call_soon(task.cancel)  # later, since it may not have begun yet
+
+    def _end(self) -> None:
+        self._is_last = True
+        self._progress.end()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(watched(work))
@@ -93,7 +94,7 @@ class Delivery:
 
     async def _keep_sending(self, pause: float, report: Report | None) -> None:
         """Sends whatever there is, after a pause. `report`: what has been sent already."""
-        while self._counts:
+        while self._counts or report is not None:
             if pause:
                 await asyncio.sleep(pause)
             if report is None and not self._chunks:
@@ -145,24 +146,66 @@ class Delivery:
         self._bytes -= size
         return batch
 
-    def _send_progress(self) -> None:
-        self._progress_timer = None
-        self._progress_at = time.monotonic()
-        if self._counts and not self._is_last:
-            value = self._progress
-            self._begin(self._keep_up(value, self._link.progress(self._attempt, value)))
-
-    async def _keep_up(self, value: bytes, report: Report) -> None:
-        """Sends this progress again should it be lost, unless there is a newer one by then."""
-        while True:
-            try:
-                await self._say(report)
-            except LostReplyError:
-                if value is not self._progress or self._is_last:
-                    return
-                report = self._link.progress(self._attempt, value)
-            else:
-                return
-
     def _send_outcome(self, outcome: Outcome) -> Report:
         return self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value)
+
+
+class _Progress:
+    """Sends the newest progress without waiting for replies, which a handler may keep the loop from reading; not more
+    often than chunks, and one at a time when it is large or the store is away, so that the latest wins."""
+
+    def __init__(
+        self,
+        send: Callable[[bytes], Report],
+        begin: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._send = send
+        self._begin = begin
+        self._newest = b""
+        self._waits = False
+        self._ended = False
+        self._alone = False
+        self._under_way = 0
+        self._sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._backoff = Backoff()
+
+    def set(self, value: bytes) -> None:
+        self._newest, self._waits = value, True
+        self._go_on()
+
+    def end(self) -> None:
+        """What has not been sent would not be seen."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _go_on(self) -> None:
+        full = self._alone or self._under_way >= MOST_UNDER_WAY
+        if not self._waits or self._ended or full or self._timer is not None:
+            return
+        pause = self._sent_at + BATCH_SECONDS - time.monotonic()
+        if pause > 0:
+            self._timer = asyncio.get_running_loop().call_later(pause, self._on_timer)
+            return
+        self._waits, self._sent_at = False, time.monotonic()
+        self._under_way += 1
+        self._alone = len(self._newest) > PROMPT_BYTES
+        self._begin(self._follow(self._newest, self._send(self._newest)))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._go_on()
+
+    async def _follow(self, value: bytes, report: Report) -> None:
+        try:
+            await report
+            self._backoff.reset()
+        except LostReplyError:
+            self._alone = True
+            await asyncio.sleep(self._backoff.next())
+            self._waits = self._waits or value is self._newest
+        self._under_way -= 1
+        if not self._under_way:
+            self._alone = False
+        self._go_on()

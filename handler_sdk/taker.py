@@ -195,7 +195,7 @@ class Taker:
 
     def _begin(self, taken: TakenJob) -> None:
         attempt = taken.attempt
-        if attempt in self._early_stops:
+        if self._gave_back or attempt in self._early_stops:
             return
         self._tell_begun(attempt)
         fields: dict[str, Any] = {"id": attempt.job, "input": None, "attempt": attempt.number}

@@ -59,6 +59,7 @@ class Worker:
         self._path = path
         self._arguments = arguments
         self._held: dict[Attempt, Held] = {}
+        self._given_back: list[Attempt] = []
         self._process: HandlerProcess | None = None
         self._ready = False
         self._was_ready = False
@@ -141,8 +142,13 @@ class Worker:
         held = list(self._held.values())
         for each in held:
             self._forget(each)
-        if self._draining or not self._joined:
-            return  # whoever leaves gives up all at once
+        if not self._joined:
+            return
+        if self._draining:
+            # Whoever leaves gives up what had begun.
+            begun = [each.attempt for each in held if each.begun]
+            self._begin_to_clear(self._try(self._membership.give_back([*begun, *self._given_back])))
+            return
         lost = [each.attempt for each in held if each.begun and not each.stopping]
         for attempt in lost:
             logger.warning("job %s is given up: %s", attempt, reason)
@@ -237,7 +243,7 @@ class Worker:
 
     def _on_stop(self, attempt: Attempt, state: str) -> None:
         held = self._held.get(attempt)
-        if held is None and self._process is not None:
+        if held is None and self._ready:
             held = self._held[attempt] = Held(attempt, begun=False)
         if held is not None:
             self._stop(held, state)
@@ -354,6 +360,7 @@ class Worker:
     async def _end_process(self) -> None:
         grace = self._settings.stop_grace_seconds
         if not self._hurry.is_set():
+            self._given_back = [held.attempt for held in self._held.values() if held.begun]
             for held in list(self._held.values()):
                 self._stop(held, "given back")
             if self._ready:

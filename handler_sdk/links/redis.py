@@ -132,8 +132,9 @@ class RedisLink:
     async def take(self, capacity: Callable[[], int], held: Held, begin: Begin) -> None:
         inbox = self._inbox
         if not self._subscribed.is_set():
-            with suppress(TimeoutError):  # without it, jobs are taken as they are asked for
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._subscribed.wait(), OFFER_SECONDS)
+            self._subscribed.set()  # without it, jobs are taken as they are asked for
         if inbox.astray:
             await self.give_back(held)
         if not inbox.jobs:

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from handler_sdk.delivery import BATCH_SECONDS, Delivery
-from handler_sdk.links import Attempt, LinkError, LostReplyError
+from handler_sdk.links import PROMPT_BYTES, Attempt, LinkError, LostReplyError
 from handler_sdk.outcomes import Outcome
 
 OUTCOME = Outcome("COMPLETED", "output", b"1")
@@ -17,6 +17,7 @@ class ObedientLink:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.replies: asyncio.Queue[bool | Exception] = asyncio.Queue()
+        self.is_told = asyncio.Event()
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Coroutine[Any, Any, bool]:
         return self._send((first, *chunks))
@@ -29,6 +30,7 @@ class ObedientLink:
 
     def _send(self, what: Any) -> Coroutine[Any, Any, bool]:
         self.sent.append(what)
+        self.is_told.set()
         return self._reply()
 
     async def _reply(self) -> bool:
@@ -116,11 +118,49 @@ async def test_of_progress_that_was_lost_the_newest_is_sent_again() -> None:
     for value in (b"1", b"2"):
         delivery.set_progress(value)
         await asyncio.sleep(BATCH_SECONDS)
+    link.is_told.clear()
     for _ in range(2):
         link.replies.put_nowait(LostReplyError())
+    async with asyncio.timeout(5):
+        await link.is_told.wait()
     await turns()
 
     assert link.sent == [b"1", b"2", b"2"]
+    delivery.cancel()
+
+
+async def test_progress_is_held_back_while_the_store_is_away() -> None:
+    """One call at a time, after pauses that grow, whatever the handler says meanwhile."""
+    link = ObedientLink()
+    delivery = deliver(link)
+    delivery.set_progress(b"1")
+    link.replies.put_nowait(LostReplyError())
+    await turns()
+    for number in range(2, 100):
+        delivery.set_progress(b"%d" % number)
+    assert link.sent == [b"1"]
+    link.is_told.clear()
+
+    async with asyncio.timeout(5):
+        await link.is_told.wait()
+
+    assert link.sent == [b"1", b"99"]
+    delivery.cancel()
+
+
+async def test_progress_waits_for_large_progress_before_it() -> None:
+    """That has another connection, and could arrive later."""
+    link = ObedientLink()
+    delivery = deliver(link)
+    large = b"x" * (PROMPT_BYTES + 1)
+    delivery.set_progress(large)
+    delivery.set_progress(b"2")
+    await asyncio.sleep(2 * BATCH_SECONDS)
+    assert link.sent == [large]
+    link.replies.put_nowait(True)
+    await turns()
+
+    assert link.sent == [large, b"2"]
     delivery.cancel()
 
 

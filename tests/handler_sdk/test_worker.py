@@ -774,6 +774,29 @@ class TestDrain:
         assert worker.end() == 0
         assert jobs.fields(job)["error"] == "worker worker-1 left before the job ended (attempt 1 of 1)"
 
+    def test_costs_jobs_that_had_not_begun_no_try(
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store
+    ) -> None:
+        worker = start_worker(
+            """
+import time
+import handler_sdk
+async def handler(job):
+    open("started", "w").close()
+    time.sleep(60)
+handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2})
+""",
+            RUNLANE_DRAIN_SECONDS="0.1",
+        )
+        eventually(lambda: store.client.zcard(f"{BASE}:waiting"))
+        first = jobs.submit()
+        eventually((tmp_path / "started").exists)
+        behind = jobs.submit()
+        jobs.wait(behind, "IN_PROGRESS")
+        assert worker.end() == 0
+        assert [jobs.fields(job)["tries"] for job in (first, behind)] == ["1", "0"]
+        assert [jobs.state(job) for job in (first, behind)] == ["IN_QUEUE"] * 2
+
     def test_does_not_wait_for_a_process_that_crashed_meanwhile(
         self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path
     ) -> None:
