@@ -386,20 +386,23 @@ handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2
         assert worker.handler_process() == process
 
     def test_replaces_a_process_that_hangs_before_the_job_begins(
-        self, start_worker: StartWorker, jobs: Jobs, store: Store
+        self, start_worker: StartWorker, jobs: Jobs, store: Store, tmp_path: Path
     ) -> None:
         worker = start_worker("""
 import asyncio, time
 import handler_sdk
+def trap():
+    open("trapped", "w").close()
+    time.sleep(60)
 async def handler(job):
-    if job["input"] == "leave a trap": asyncio.get_running_loop().call_later(0.3, time.sleep, 60)
+    if job["input"] == "leave a trap": asyncio.get_running_loop().call_later(0.1, trap)
     return 1
 handler_sdk.start({"handler": handler})
 """)
         process = worker.handler_process()
         jobs.run("leave a trap")
+        eventually((tmp_path / "trapped").exists)
         eventually(lambda: store.client.zcard(f"{BASE}:waiting"))
-        time.sleep(0.5)  # there is nothing to see of a process that hangs
         assert jobs.wait(jobs.submit(timeout_ms=300))["state"] == "TIMED_OUT"
         assert jobs.run() == 1
         assert worker.handler_process() != process
