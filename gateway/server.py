@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import gc
 import os
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -23,6 +26,10 @@ from .settings import Settings
 from .store import open_store
 
 SECONDS_TO_DRAIN = 30
+
+# Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
+SO_ATTACH_FILTER = 26
+BPF_RET = 0x06
 
 SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
@@ -91,8 +98,13 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """uvicorn's, but connections that nobody has accepted yet are, before the listener is closed, which resets them."""
 
+    shares_listeners = False
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: the server ends."""
+        if not self.shares_listeners:
+            for listener in sockets or ():
+                _let_nobody_in(listener)
         waiting = [connection for listener in sockets or () for connection in _waiting_at(listener)]
         for server in self.servers:
             server.close()
@@ -122,6 +134,7 @@ class _Process(multiprocess.Process):
         """The server of the process."""
         if self._server is None:
             self._server = Server(self.config)
+            self._server.shares_listeners = True
         return cast(Server, self._server)
 
 
@@ -132,8 +145,22 @@ class _Processes(multiprocess.Multiprocess):
     def terminate_all(self) -> None:
         """Of uvicorn: the end begins."""
         for listener in self.sockets:
+            _let_nobody_in(listener)
             listener.close()
         super().terminate_all()
+
+
+def _let_nobody_in(listener: socket.socket) -> None:
+    """From now on, whoever wants to connect hears nothing, and tries again until the listener is closed. A connection
+    that came between the last `accept` and the `close` would be reset, with the request that was sent on it.
+
+    By a packet filter that lets nothing through: socket(7), SO_ATTACH_FILTER. Elsewhere than on Linux, nothing is done.
+    """
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 multiprocess.Process = _Process  # type: ignore[misc]  # there is no other way to say which
