@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,56 +107,61 @@ def runsync_against_round_trip() -> dict[str, Any]:
 
 
 def cost_by_queue_length() -> list[dict[str, Any]]:
-    """Median time of one call with few and with many jobs queued."""
+    """Median time of one call with few and with many jobs queued, in turn."""
     with store() as (url, _):
         with gateway(url):
-            pass  # makes the endpoint and loads the functions
+            pass  # loads the functions
         client = redis.Redis.from_url(url)
-        base = keys.base(ENDPOINT)
-
-        def call(name: str, *arguments: str | int) -> Any:
-            return client.fcall(f"{LIBRARY}_{name}", 1, base, *arguments)
-
-        few = medians(call, fill(client, base, FEW))
-        many = medians(call, fill(client, base, MANY))
+        few, many = Queue(client, "few", FEW), Queue(client, "many", MANY)
+        for number in range(CALLS):
+            few.measure(number)
+            many.measure(number)
     return [
-        row(f"{name}, {MANY:,} queued", f"{many[name] * 1e6:.0f} us", f"{few[name] * 1e6:.0f} us with {FEW}",
-            many[name] / few[name], "the same")
-        for name in few
+        row(f"{name}, {MANY:,} queued", f"{many.median(name) * 1e6:.0f} us",
+            f"{few.median(name) * 1e6:.0f} us with {FEW}", many.median(name) / few.median(name), "the same")
+        for name in few.times
     ]  # fmt: skip
 
 
-def medians(call: Callable[..., Any], queued: list[str]) -> dict[str, float]:
-    """Median time of each operation; every job taken or cancelled is replaced."""
-    times: dict[str, list[float]] = {"take": [], "cancel": [], "health": []}
+class Queue:
+    """An endpoint with jobs queued, and the times of operations on it."""
 
-    def timed(name: str, *arguments: str | int) -> Any:
+    def __init__(self, client: "redis.Redis", endpoint: str, length: int) -> None:
+        self.times: dict[str, list[float]] = {"take": [], "cancel": [], "health": []}
+        self._client = client
+        self._base = keys.base(endpoint)
+        self._ids: list[str] = []
+        self._call("configure", "")
+        while len(self._ids) < length:
+            jobs = [submission() for _ in range(min(500, length - len(self._ids)))]
+            self._call("submit", *(argument for job in jobs for argument in job))
+            self._ids += [str(job[0]) for job in jobs]
+            if len(self._ids) % 200_000 == 0:
+                say(f"  {len(self._ids):,} jobs queued")
+
+    def measure(self, number: int) -> None:
+        """Takes the time of each operation once; a job taken or cancelled is replaced."""
+        taken = self._timed("take", "bench", 1)[0]
+        self._call("finish", taken[0], taken[1], "COMPLETED", "output", "1")
+        self._call("submit", *submission())
+        replacement = submission()
+        self._call("submit", *replacement)
+        in_the_middle = number % 2 and len(self._ids) > FEW
+        self._timed("cancel", self._ids[-number - 1] if in_the_middle else str(replacement[0]))
+        self._timed("health")
+
+    def median(self, name: str) -> float:
+        """Of the times of an operation, in seconds."""
+        return statistics.median(self.times[name])
+
+    def _timed(self, name: str, *arguments: str | int) -> Any:
         began = time.perf_counter()
-        reply = call(name, *arguments)
-        times[name].append(time.perf_counter() - began)
+        reply = self._call(name, *arguments)
+        self.times[name].append(time.perf_counter() - began)
         return reply
 
-    for number in range(CALLS):
-        taken = timed("take", "bench", 1)[0]
-        call("finish", taken[0], taken[1], "COMPLETED", "output", "1")
-        call("submit", *submission())
-        replacement = submission()
-        call("submit", *replacement)
-        timed("cancel", str(replacement[0]) if number % 2 or len(queued) <= FEW else queued[-number - 1])
-        timed("health")
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def fill(client: "redis.Redis", base: str, count: int) -> list[str]:
-    """Queues jobs, 500 a call."""
-    ids = []
-    while len(ids) < count:
-        jobs = [submission() for _ in range(min(500, count - len(ids)))]
-        client.fcall(f"{LIBRARY}_submit", 1, base, *(argument for job in jobs for argument in job))
-        ids += [str(job[0]) for job in jobs]
-        if len(ids) % 200_000 == 0:
-            say(f"  {len(ids):,} jobs queued")
-    return ids
+    def _call(self, name: str, *arguments: str | int) -> Any:
+        return self._client.fcall(f"{LIBRARY}_{name}", 1, self._base, *arguments)
 
 
 def submission() -> tuple[str | int, ...]:
