@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .ending import watched
+from .ending import begin_task
 from .links import PROMPT_BYTES, Attempt, Backoff, Link, LinkError, LostReplyError, Report
 from .outcomes import Outcome
 
@@ -87,10 +87,7 @@ class Delivery:
         self._progress.end()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(watched(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return begin_task(work, self._tasks)
 
     async def _keep_sending(self, pause: float, report: Report | None) -> None:
         """Sends whatever there is, after a pause. `report`: what has been sent already."""

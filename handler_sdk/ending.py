@@ -1,5 +1,6 @@
 """The ends of the handler's process that nobody wished for."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -8,8 +9,15 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 
-async def watched(work: Coroutine[Any, Any, None]) -> None:
-    """Runs what nobody waits for: were it to fail unseen, a job would hang."""
+def begin_task(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    """A task that is in `tasks` for as long as it lasts. A fault in it ends the process: unseen, a job would hang."""
+    task = asyncio.create_task(_watch(work))
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _watch(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:

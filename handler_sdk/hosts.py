@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from .ending import watched
+from .ending import begin_task
 from .home import Home
 from .job import Job
 from .outcomes import Outcome
@@ -156,9 +156,7 @@ class LoopHost:
         asyncio.run(self._serve(work))
 
     def run(self, job: Job) -> None:
-        task = asyncio.create_task(watched(self._run(job)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begin_task(self._run(job), self._tasks)
 
     def stop(self, job: Job) -> bool:
         return job.run.stop()

@@ -14,7 +14,7 @@ from typing import Any
 
 from .channel import Channel
 from .encoding import to_json
-from .ending import end_after_fault, watched
+from .ending import begin_task, end_after_fault
 from .frames import Kind, decode_attempt, decode_registered, encode_attempt
 from .home import Home
 from .hosts import Host, LoopHost, ThreadHost
@@ -94,10 +94,7 @@ class Taker:
             await self._link.close()
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(watched(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return begin_task(work, self._tasks)
 
     # -- what the worker says -----------------------------------------------------------------------------------------
 

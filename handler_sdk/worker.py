@@ -53,7 +53,7 @@ class Worker:
     def __init__(
         self, settings: Settings, member: Callable[[Callable[[], None]], Membership], path: str, arguments: list[str]
     ) -> None:
-        """`member` makes the membership; it gets what is to be called after each registration but the first."""
+        """`member` makes the membership; it gets what to call when there may be another registration than before."""
         self._settings = settings
         self._membership = member(self._tell_registration)
         self._path = path

@@ -34,7 +34,7 @@ class TakenJob(NamedTuple):
 Begin = Callable[[TakenJob], None]
 """Has a job run; it returns at once."""
 
-Held = Callable[[], list[Attempt]]
+HeldAttempts = Callable[[], list[Attempt]]
 """The attempts that the worker has."""
 
 
@@ -93,14 +93,14 @@ class Link(Protocol):
     async def receive(self) -> None:
         """Lets jobs come, for as long as it runs."""
 
-    async def take(self, capacity: Callable[[], int], held: Held, begin: Begin) -> None:
+    async def take(self, capacity: Callable[[], int], held: HeldAttempts, begin: Begin) -> None:
         """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
         after about a second. With no capacity, an offer to take more is withdrawn."""
 
     def look_again(self) -> None:
         """The capacity has changed: `take` returns soon."""
 
-    async def give_back(self, held: Held) -> None:
+    async def give_back(self, held: HeldAttempts) -> None:
         """The worker takes no more: what is on its way to it goes back."""
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..outcomes import Limits
-from . import Attempt, Begin, Held, LostReplyError, Registered, Report, TakenJob
+from . import Attempt, Begin, HeldAttempts, LostReplyError, Registered, Report, TakenJob
 from .store import Register, Store, is_current
 
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
@@ -129,7 +129,7 @@ class RedisLink:
     async def receive(self) -> None:
         await self._store.receive("worker", self._inbox.put, self._on_subscribed)
 
-    async def take(self, capacity: Callable[[], int], held: Held, begin: Begin) -> None:
+    async def take(self, capacity: Callable[[], int], held: HeldAttempts, begin: Begin) -> None:
         inbox = self._inbox
         if not self._subscribed.is_set():
             with suppress(TimeoutError):
@@ -152,7 +152,7 @@ class RedisLink:
     def look_again(self) -> None:
         self._inbox.look_again()
 
-    async def give_back(self, held: Held) -> None:
+    async def give_back(self, held: HeldAttempts) -> None:
         pairs = [value for attempt in held() for value in attempt]
         self._inbox.begin_epoch(await self._store.call("join", self.worker, *pairs))
 
