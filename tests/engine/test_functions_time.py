@@ -41,6 +41,16 @@ class TestLeases:
         assert (await driver.upkeep(settle=5000))["leases"] == 0
         assert await driver.state(job.id) == "IN_PROGRESS"
 
+    async def test_stay_with_silent_workers_when_upkeep_is_told_so(self, driver: Driver) -> None:
+        # Once: a worker silent for as long as a frozen store had stood still was forgotten, and with it its leases.
+        job = await driver.begin()
+        await renew(driver, "w", job, gone=1000)
+        await driver.pass_time(LEASE_MS + 3000)
+
+        assert (await driver.upkeep(settle=5000))["workers"] == []
+
+        assert await driver.finish(job) == "OK"
+
     async def test_a_claim_without_a_start_is_put_back_and_was_no_attempt(self, driver: Driver) -> None:
         await driver.submit()
         await driver.deliver("w")

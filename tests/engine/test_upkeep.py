@@ -117,17 +117,22 @@ async def let_settle(instance: Upkeep, clock: Clock, *drivers: Driver) -> None:
         await instance.round()
 
 
-async def test_a_round_does_all_that_is_due(make: Make, own_driver: Driver, gone: list[tuple[str, str]]) -> None:
+async def test_a_round_does_all_that_is_due(
+    make: Make, own_driver: Driver, clock: Clock, gone: list[tuple[str, str]]
+) -> None:
     timed_out, forgotten = await own_driver.begin(timeout=5000), await own_driver.submit(ttl=6000)
     waiting = await own_driver.submit()
     await own_driver.call("renew", "silent", 1000, 1, "ready", "")
     await own_driver.pass_time(LEASE_MS + 3000)
+    instance = make("p")
 
-    await make("p").round()
+    await instance.round()
 
     assert await own_driver.state(timed_out.id) == "TIMED_OUT"
     assert await own_driver.state(forgotten) is None
     assert await own_driver.state(waiting) == "IN_QUEUE"
+    assert gone == []
+    await let_settle(instance, clock, own_driver)
     assert gone == [(own_driver.endpoint, "silent")]
 
 

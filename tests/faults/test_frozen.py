@@ -13,7 +13,7 @@ from .deployment import Worker
 from .trial import Trial
 
 LEASE_SECONDS = 1.5
-STORE_SECONDS = 5.0
+STORE_SECONDS = 7.0
 
 Parts = Callable[[Worker], list[int]]
 

@@ -91,7 +91,7 @@ async def test_of_a_worker_whose_result_comes_late(trial: Trial) -> None:
     trial.open_gate(attempt=1)
     await trial.returned(job, 1)
     node.worker_line.heal()
-    await first.said("counts no more")
+    await first.said("counts no more", "its handler is stopped")
     assert (await trial.client.status(job))["status"] == "IN_PROGRESS"
     trial.open_gate(attempt=2)
     assert (await trial.client.final(job))["output"] == {"attempt": 2}

@@ -47,9 +47,10 @@ local function forget_workers(base, most, at)
   return workers
 end
 
--- upkeep: most items of each kind to handle in this call, ms for which leases are left alone after a pause (0: none).
--- When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not to be
--- reached, or that all gateways were gone: they get that time before leases are taken from them.
+-- upkeep: most items of each kind to handle in this call, ms for which leases and workers are left alone after a pause
+-- (0: none). When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not
+-- to be reached, or that all gateways were gone: they get that time before leases are taken from them, or they are
+-- forgotten with all that they hold.
 -- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
@@ -76,8 +77,10 @@ local function upkeep(keys, args)
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
-  local recovered = not settling(base, tonumber(args[2]), at) and recover_leases(base, most, at) or 0
-  local gone = forget_workers(base, most, at)
+  local recovered, gone = 0, {}
+  if not settling(base, tonumber(args[2]), at) then
+    recovered, gone = recover_leases(base, most, at), forget_workers(base, most, at)
+  end
   hand_over(base, at)
   return {recovered, #late, #ready, #over, gone}
 end
