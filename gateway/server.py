@@ -28,8 +28,9 @@ from .store import open_store
 
 SECONDS_TO_DRAIN = 30
 
-# Of Linux' <linux/tcp.h>.
+# Of Linux' <linux/tcp.h>: states, and `struct tcp_info`, which begins with eight bytes and five numbers of 32 bits.
 TCP_ESTABLISHED = 1
+TCP_CLOSE = 7
 
 # Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
 SO_ATTACH_FILTER = 26
@@ -84,6 +85,7 @@ class Protocol(HttpToolsProtocol):
     could not know whether it was executed. And an answer that is not large leaves in one piece."""
 
     _ending = False
+    _is_undelivered = False
     on_undelivered: Callable[[], None] | None = None
     """Of `Connection`."""
 
@@ -91,22 +93,37 @@ class Protocol(HttpToolsProtocol):
         """Of asyncio: a client is there."""
         super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
 
+    def eof_received(self) -> None:
+        """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read."""
+        state, unacknowledged = self._tcp_info()
+        self._is_undelivered = state == TCP_CLOSE or unacknowledged > 0 or self._holds_data
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent."""
-        undelivered = exc is not None or cast(_Gathering, self.transport).holds_data
+        undelivered = exc is not None or self._is_undelivered or self._holds_data
         super().connection_lost(exc)
         if undelivered and self.on_undelivered is not None:
             self.on_undelivered()
 
     @property
+    def _holds_data(self) -> bool:
+        return cast(_Gathering, self.transport).holds_data
+
+    @property
     def peer_has_closed(self) -> bool:
         """Of `Connection`."""
-        connection = self.transport.get_extra_info("socket")
+        return self._tcp_info()[0] != TCP_ESTABLISHED
+
+    def _tcp_info(self) -> tuple[int, int]:
+        """The state of the connection, and the number of packets on their way to the client."""
+        if self.transport.is_closing():
+            return TCP_CLOSE, 0
         try:
-            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+            return info[0], int.from_bytes(info[24:28], sys.byteorder)
         except (AttributeError, OSError):  # not Linux, or not TCP
-            return False
-        return bool(state != TCP_ESTABLISHED)
+            return TCP_ESTABLISHED, 0
 
     def shutdown(self) -> None:
         """Of uvicorn: the server ends."""

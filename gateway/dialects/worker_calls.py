@@ -112,7 +112,7 @@ class WorkerCalls:
                 raise _pause(call, error) from None
         if not found:
             return _NOTHING
-        return Reply(orjson.dumps({"jobsToStop": [stop.job for stop in found], "stops": found}))
+        return Reply(msgspec.json.encode({"jobsToStop": [stop.job for stop in found], "stops": found}))
 
     async def stream(self, call: Call) -> Answer:
         """Chunks of a running job."""
@@ -185,7 +185,7 @@ class WorkerCalls:
         lapsed = await self._reports.renew(
             endpoint.id, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
-        return Reply(orjson.dumps({"lapsed": lapsed}))
+        return Reply(msgspec.json.encode({"lapsed": lapsed}))
 
     async def _take(self, call: Call, most: int) -> list[Handed]:
         endpoint, worker = await self._access.admit(call), _worker(call)
@@ -199,11 +199,11 @@ class WorkerCalls:
                 )  # fmt: skip
             except Unavailable as error:
                 raise _pause(call, error) from None
-            connection = call.connection
-            if jobs and (hung_up.done() or (connection is not None and connection.peer_has_closed)):
+        connection = call.connection
+        if connection is not None and jobs:
+            if connection.peer_has_closed:
                 await self._polls.refuse(endpoint.id, jobs)
                 return []
-        if jobs and connection is not None:
             connection.on_undelivered = lambda: self._polls.refuse_later(endpoint.id, jobs)
         return jobs
 
