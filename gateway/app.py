@@ -17,6 +17,8 @@ from .access.credentials import Credentials
 from .access.keys import ApiKeys, WorkerKeys
 from .access.local import check_local, is_loopback
 from .dialects.manage import Manage
+from .dialects.openai import OpenAI
+from .dialects.openai_errors import error_reply
 from .dialects.runpod import RunPod
 from .dialects.workers import Workers
 from .engine.endpoints import Config, Endpoints
@@ -92,6 +94,10 @@ class App:
             # A worker's key is of one endpoint, so the operation itself checks it.
             Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check_local))
             for path, (operation, methods) in workers.operations().items()
+        ]
+        routes += [
+            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check, error_reply))
+            for path, (operation, methods) in OpenAI(engine, self._settings).operations().items()
         ]
         routes += [
             Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
