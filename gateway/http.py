@@ -82,6 +82,12 @@ class Call:
         return id
 
     @property
+    def raw_path(self) -> str:
+        """The path, and the query with its '?' if there is one, as the client sent them."""
+        path, query = self._scope["raw_path"], self._scope["query_string"]
+        return f"{path.decode('latin-1')}?{query.decode('latin-1')}" if query else str(path.decode("latin-1"))
+
+    @property
     def query(self) -> dict[str, str]:
         """The parameters after the '?'."""
         found: bytes = self._scope["query_string"]
@@ -131,6 +137,11 @@ class Call:
                 await self._drop(limit)
             raise
 
+    async def hang_up(self) -> None:
+        """Returns when the client has gone away, or was answered. The body comes first."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def _read(self, limit: int) -> bytes:
         if int(self.headers.get(b"content-length", 0)) > limit:
             raise _too_large(limit)
@@ -164,31 +175,34 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is over the limit of {limit} bytes", {"Connection": "close"})
 
 
+def error_reply(error: Error) -> Reply:
+    """An error as RunPod's clients know it."""
+    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+
+
 Answer = Reply | ASGIApp
 Operation = Callable[[Call], Awaitable[Answer]]
 Check = Callable[[Call], None]
+Shape = Callable[[Error], Reply]
 
 
 class Endpoint:
-    """An operation as an ASGI app: checks the method and the key, and turns errors into answers."""
+    """An operation as an ASGI app: checks the method and the key, and turns errors into answers of the given shape."""
 
-    def __init__(self, operation: Operation, methods: tuple[str, ...], check: Check) -> None:
+    def __init__(
+        self, operation: Operation, methods: tuple[str, ...], check: Check, shape: Shape = error_reply
+    ) -> None:
         self._operation = operation
         self._methods = methods
         self._check = check
+        self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         try:
             answer = await self._operation(self._accept(Call(scope, receive)))
-        except Error as error:
-            answer = error_reply(error)
-        except (*OUTAGES, RedisError) as error:
-            logger.exception("the store refused %s %s", scope["method"], scope["path"])
-            answer = error_reply(Unavailable(f"the queue store could not serve this: {type(error).__name__}"))
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            answer = error_reply(Error("internal error; see the gateway's log"))
+        except Exception as exception:
+            answer = self._shape(error_of(exception, scope))
         if isinstance(answer, Reply):
             await send_reply(send, answer)
         else:
@@ -201,9 +215,16 @@ class Endpoint:
         return call
 
 
-def error_reply(error: Error) -> Reply:
-    """An error as RunPod's clients know it."""
-    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+def error_of(exception: Exception, scope: Scope) -> Error:
+    """What the client is told of an exception. Those that are nobody's answer to a request are logged."""
+    if isinstance(exception, Error):
+        return exception
+    request = f"{scope['method']} {scope['path']}"
+    if isinstance(exception, (*OUTAGES, RedisError)):
+        logger.error("the store refused %s", request, exc_info=exception)
+        return Unavailable(f"the queue store could not serve this: {type(exception).__name__}")
+    logger.error("%s failed", request, exc_info=exception)
+    return Error("internal error; see the gateway's log")
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

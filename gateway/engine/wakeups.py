@@ -120,8 +120,13 @@ class Watch:
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes, for whatever reason."""
+        return self._ended
+
     def end(self) -> None:
-        """This process is going: whoever waits is told that nothing came."""
+        """Nothing more is waited for, since this process is going or whoever asked is gone: `next` returns None."""
         self._ended = True
         self._wake()
 
