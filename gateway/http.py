@@ -115,11 +115,6 @@ class Call:
         """The connection that it came over; None under a server that is not ours."""
         return self._scope.get(CONNECTION)
 
-    async def hung_up(self) -> None:
-        """Returns when the client has; for requests whose body has been read, or that have none."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
     async def body(self, limit: int, seconds: float) -> bytes:
         """The whole body. Its size is checked while it comes in.
 

@@ -235,7 +235,7 @@ def _pause(call: Call, error: Unavailable) -> Error:
 @asynccontextmanager
 async def _listening(call: Call) -> AsyncIterator[HungUp]:
     """Notices a client that hangs up meanwhile."""
-    hung_up = asyncio.get_running_loop().create_task(call.hung_up())
+    hung_up = asyncio.get_running_loop().create_task(call.hang_up())
     try:
         yield hung_up
     finally:
