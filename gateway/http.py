@@ -32,8 +32,8 @@ CONNECTION = "runlane.connection"
 class Connection(Protocol):
     """What the server knows of a client's connection."""
 
-    on_undelivered: Callable[[], None] | None
-    """Called when the connection was lost with the last answer, so that the client has not read it."""
+    def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
+        """Calls back when the connection is lost with the answer that comes next, so that nobody reads it."""
 
     @property
     def peer_has_closed(self) -> bool:

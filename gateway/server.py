@@ -36,6 +36,12 @@ TCP_CLOSE = 7
 SO_ATTACH_FILTER = 26
 BPF_RET = 0x06
 
+FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
+"""Headers that say that the client is a proxy."""
+
+SECONDS_TO_READ = 1.0
+"""A connection that is lost later says nothing of whether an answer was read."""
+
 SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
 
@@ -86,8 +92,8 @@ class Protocol(HttpToolsProtocol):
 
     _ending = False
     _is_undelivered = False
-    on_undelivered: Callable[[], None] | None = None
-    """Of `Connection`."""
+    _on_undelivered: Callable[[], None] | None = None
+    _answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of asyncio: a client is there."""
@@ -100,11 +106,17 @@ class Protocol(HttpToolsProtocol):
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent."""
-        undelivered = exc is not None or self._is_undelivered or self._holds_data
+        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent; but proxies
+        do so as well, to be done with it sooner. A pipe breaks when the client had closed before."""
+        is_reset = isinstance(exc, ConnectionResetError) and not FROM_A_PROXY & {name for name, _ in self.headers or ()}
+        undelivered = is_reset or isinstance(exc, BrokenPipeError) or self._is_undelivered or self._holds_data
         super().connection_lost(exc)
-        if undelivered and self.on_undelivered is not None:
-            self.on_undelivered()
+        if undelivered and self._on_undelivered and self.loop.time() - self._answered_at < SECONDS_TO_READ:
+            self._on_undelivered()
+
+    def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
+        """Of `Connection`."""
+        self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
 
     @property
     def _holds_data(self) -> bool:
@@ -135,7 +147,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Of httptools: a request begins."""
         super().on_headers_complete()
-        self.on_undelivered = None  # a client that asks again has read the last answer
+        self._on_undelivered = None  # a client that asks again has read the last answer
         cast(dict[str, Any], self.scope)[CONNECTION] = self
         if self._ending:
             self.cycle.keep_alive = False

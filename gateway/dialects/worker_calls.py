@@ -133,7 +133,7 @@ class WorkerCalls:
             def repeat_will_come() -> None:
                 asyncio.get_running_loop().create_task(_quietly(self._reports, endpoint.id, job, worker, chunks))
 
-            call.connection.on_undelivered = repeat_will_come
+            call.connection.expect_reading(repeat_will_come)
         return _answer(state)
 
     async def done(self, call: Call) -> Answer:
@@ -204,7 +204,7 @@ class WorkerCalls:
             if connection.peer_has_closed:
                 await self._polls.refuse(endpoint.id, jobs)
                 return []
-            connection.on_undelivered = lambda: self._polls.refuse_later(endpoint.id, jobs)
+            connection.expect_reading(lambda: self._polls.refuse_later(endpoint.id, jobs))
         return jobs
 
     def _seconds_to_wait(self, call: Call) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,20 @@ class TestWorkersThatGo:
             assert (taken["id"], taken["input"]) == (id, number)
             assert await other.done(id, {"output": number}) == {"status": "OK"}
             assert (await target.status(id))["status"] == "COMPLETED"
+
+    @pytest.mark.parametrize(("header", "is_lost"), [("", True), ("Via: 1.1 proxy\r\n", False)])
+    async def test_a_reset_says_that_the_answer_was_not_read_but_for_proxies(
+        self, target: Target, direct: httpx.AsyncClient, gateway: Gateway, header: str, is_lost: bool
+    ) -> None:
+        id = await target.run(1)
+        with socket.create_connection(("127.0.0.1", gateway.port)) as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at the end
+            head = f"GET {target.path}/job-take/a HTTP/1.1\r\nHost: x\r\n{header}Authorization: {target.worker_key}\r\n\r\n"
+            worker.sendall(head.encode())
+            await asyncio.get_running_loop().run_in_executor(None, _until_readable, worker)
+        taken = await RunPodWorker(target, direct, "b").take(wait=1000)
+        assert (taken is not None) is is_lost
+        assert (await target.status(id))["workerId"] == ("b" if is_lost else "a")
 
     async def test_one_that_comes_back_without_its_job_has_lost_it(self, pod: RunPodWorker) -> None:
         id = await pod.begin()
