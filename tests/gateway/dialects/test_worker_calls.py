@@ -80,6 +80,12 @@ def pod(target: Target, direct: httpx.AsyncClient) -> RunPodWorker:
     return RunPodWorker(target, direct)
 
 
+def bare_request(target: Target, method: str, path: str, header: str = "", body: bytes = b"") -> bytes:
+    """A request of a worker, for a socket."""
+    head = f"{method} {target.path}/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: {target.worker_key}\r\n"
+    return f"{head}{header}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 async def parked(target: Target, workers: int = 1) -> None:
     """Returns when so many workers wait for a job."""
 
@@ -180,12 +186,9 @@ class TestWorkersThatGo:
     ) -> None:
         target = await make_target(attempts=1)  # so that a lost attempt would be the end of the job
         other = RunPodWorker(target, direct, "other")
-        head = (
-            f"GET {target.path}/job-take/gone?gpu=x HTTP/1.1\r\nHost: x\r\nAuthorization: {target.worker_key}\r\n\r\n"
-        )
         for number in range(20):
             with socket.create_connection(("127.0.0.1", gateway.port)) as worker:
-                worker.sendall(head.encode())
+                worker.sendall(bare_request(target, "GET", "job-take/gone"))
                 await parked(target)
                 submission = asyncio.create_task(target.run(number))
                 await asyncio.sleep(number % 5 * 0.0005)  # before, while and after the job comes in
@@ -203,8 +206,7 @@ class TestWorkersThatGo:
         id = await target.run(1)
         with socket.create_connection(("127.0.0.1", gateway.port)) as worker:
             worker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at the end
-            head = f"GET {target.path}/job-take/a HTTP/1.1\r\nHost: x\r\n{header}Authorization: {target.worker_key}\r\n\r\n"
-            worker.sendall(head.encode())
+            worker.sendall(bare_request(target, "GET", "job-take/a", header))
             await asyncio.get_running_loop().run_in_executor(None, _until_readable, worker)
         taken = await RunPodWorker(target, direct, "b").take(wait=1000)
         assert (taken is not None) is is_lost
@@ -379,12 +381,8 @@ class TestChunks:
         self, pod: RunPodWorker, gateway: Gateway
     ) -> None:
         id = await pod.begin()
-        head = (
-            f"POST {pod.target.path}/job-stream/pod/{id}?gpu=x HTTP/1.1\r\nHost: x\r\n"
-            f"Authorization: {pod.target.worker_key}\r\nContent-Length: 14\r\n\r\n"
-        )
         with socket.create_connection(("127.0.0.1", gateway.port)) as worker:
-            worker.sendall(head.encode() + b'{"output":"a"}')
+            worker.sendall(bare_request(pod.target, "POST", f"job-stream/pod/{id}", body=b'{"output":"a"}'))
             worker.setblocking(False)
             await asyncio.get_running_loop().run_in_executor(None, _until_readable, worker)
         await asyncio.sleep(0.1)  # the reset has to arrive; RunPod's SDK waits for a second
