@@ -20,16 +20,21 @@ import redis
 from gateway.embedded import EmbeddedStore
 from gateway.engine import keys
 from gateway.store import LIBRARY
-from loadtest import roundtrip
+from loadtest import openai_streams, roundtrip
+from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
 ENDPOINT = "bench"
+ECHO_HANDLER = Path(__file__).with_name("handler.py")
 CONNECTIONS = 64
 SECONDS = 1
 ROUNDS = 15
 ROUND_TRIPS = 1000
 FEW, MANY = 10, 1_000_000
 CALLS = 500
+TOKENS_OF_STREAMS = {1: 20_000, 100: 1_000}
+FIRST_BYTES = 200
+TOKENS_FOR_FIRST_BYTE = 20
 
 WRK_SCRIPT = """
 wrk.method = "POST"
@@ -51,6 +56,8 @@ def main() -> None:
     rows.append(runsync_against_round_trip())
     say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
     rows.extend(cost_by_queue_length())
+    say("event streams through the OpenAI route against the same asked directly")
+    rows.extend(relayed_streams())
     for row in rows:
         print(f"{row['what']:<34} {row['ours']:>22} {row['floor']:>26}   ratio {row['ratio']:.2f}  ({row['aim']})")
     Path("bench.json").write_text(json.dumps(rows, indent=2))
@@ -103,6 +110,52 @@ def runsync_against_round_trip() -> dict[str, Any]:
         f"{statistics.median(bare) * 1000:.2f} ms bare",
         statistics.median(mine / theirs for mine, theirs in zip(ours, bare, strict=True)),
         "under 3",
+    )
+
+
+def relayed_streams() -> list[dict[str, Any]]:
+    """Tokens per second and the time to the first byte of event streams, relayed and asked of their server directly, in
+    turn."""
+    rows = []
+    server = [sys.executable, "-m", "loadtest.openai_streams", "8127"]
+    proxy = Path(__file__).parents[1] / "handler_sdk/examples/openai_proxy.py"
+    with store() as (url, _), gateway(url) as base, process(server):
+        direct, ours = Origin("http://127.0.0.1:8127", KEY), Origin(f"{base}/v2/{ENDPOINT}/openai", KEY)
+        wait_for(direct.url)
+        with worker(base, proxy, UPSTREAM_URL=direct.url, UPSTREAM_CONCURRENCY="100"):
+            wait_for_worker(base)
+            for streams, tokens in TOKENS_OF_STREAMS.items():
+                rows.append(relayed_tokens(ours, direct, streams, tokens))
+            rows.append(first_byte(ours, direct))
+    return rows
+
+
+def relayed_tokens(ours: Origin, direct: Origin, streams: int, tokens: int) -> dict[str, Any]:
+    """Tokens per second of so many streams at once."""
+    relayed, asked = [], []
+    for number in range(ROUNDS):
+        asked.append(openai_streams.tokens_per_second(direct, streams, tokens))
+        relayed.append(openai_streams.tokens_per_second(ours, streams, tokens))
+        say(f"  round {number + 1}, {streams} at once: {relayed[-1]:,.0f} and {asked[-1]:,.0f} tokens/s")
+    return row(
+        f"OpenAI streams, {streams} at once",
+        f"{statistics.median(relayed):,.0f} tokens/s",
+        f"{statistics.median(asked):,.0f} tokens/s direct",
+        statistics.median(mine / theirs for mine, theirs in zip(relayed, asked, strict=True)),
+        "at least 0.6",
+    )
+
+
+def first_byte(ours: Origin, direct: Origin) -> dict[str, Any]:
+    """Time to the first byte of a stream, one after the other."""
+    relayed, asked = openai_streams.first_bytes([ours, direct], FIRST_BYTES, TOKENS_FOR_FIRST_BYTE)
+    added = statistics.median(mine - theirs for mine, theirs in zip(relayed, asked, strict=True))
+    return row(
+        "OpenAI stream, first byte, median",
+        f"{statistics.median(relayed) * 1000:.2f} ms",
+        f"{statistics.median(asked) * 1000:.2f} ms direct",
+        statistics.median(relayed) / statistics.median(asked),
+        f"{added * 1000:.2f} ms added, under 5",
     )
 
 
@@ -235,11 +288,10 @@ def gateway(url: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def worker(base: str) -> Iterator[None]:
-    """One worker with the echo handler."""
+def worker(base: str, handler: Path = ECHO_HANDLER, **settings: str) -> Iterator[None]:
+    """One worker, and settings of its handler's own."""
     environment = {**os.environ, "RUNLANE_URL": base, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
-                   "RUNLANE_LOG_LEVEL": "warning"}  # fmt: skip
-    handler = Path(__file__).with_name("handler.py")
+                   "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
     with process([sys.executable, "-m", "handler_sdk", str(handler)], environment):
         yield
 

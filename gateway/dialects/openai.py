@@ -11,8 +11,9 @@ import orjson
 
 from ..engine.engine import Engine, Submission
 from ..errors import Error, NotFound
-from ..http import Answer, Call, Operation
+from ..http import Answer, Call, Operation, Reply
 from ..settings import Settings
+from .openai_errors import error_reply
 from .openai_exchange import submitted
 from .openai_stream import EventStream, Relay, read_answer
 from .runpod import DEFAULT_TTL_MS, new_id, parse_object
@@ -44,15 +45,16 @@ class OpenAI:
             retention=self._settings.runsync_retention_seconds * 1000,
         )
         try:
-            return await (self._stream(call, job) if streams else self._answer(call, job))
+            answer = await (self._stream(call, job) if streams else self._answer(call, job))
         except Error as error:
-            error.headers["x-request-id"] = job.id
-            raise
+            answer = error_reply(error)
+        if isinstance(answer, Reply):
+            answer = answer._replace(headers={**answer.headers, "x-request-id": job.id})
+        return answer
 
     async def _answer(self, call: Call, job: Submission) -> Answer:
         async with submitted(self._engine, call, job, self._settings.openai_wait_seconds) as exchange:
-            answer = await read_answer(exchange, self._settings.output_limit)
-        return answer._replace(headers={"x-request-id": job.id})
+            return await read_answer(exchange, self._settings.output_limit)
 
     async def _stream(self, call: Call, job: Submission) -> Answer:
         """Waits for the first text, but not for long: until then an error can have its status."""

@@ -14,13 +14,15 @@ whether it is a stream or not. The environment:
 """
 
 import asyncio
+import codecs
 import json
 import os
 import shlex
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -33,14 +35,16 @@ KEY = os.environ.get("UPSTREAM_API_KEY", "")
 CONCURRENCY = int(os.environ.get("UPSTREAM_CONCURRENCY", "32"))
 START_SECONDS = float(os.environ.get("UPSTREAM_START_SECONDS", "600"))
 
-HEADERS = {"Authorization": f"Bearer {KEY}"} if KEY else {}
+HEADERS = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {KEY}"} if KEY else {})
+MOST_WAITING = 128
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_REPORTS = 10.0
 
 client = httpx.AsyncClient(
     headers=HEADERS,
     timeout=httpx.Timeout(None, connect=10),  # the endpoint's execution timeout counts
-    limits=httpx.Limits(keepalive_expiry=2),  # shorter than servers keep them, lest one is closed as it is used
+    # Few are kept, since each request looks at them all, and not for long, lest the server closes one as it is used.
+    limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=2),
     trust_env=False,
 )
 
@@ -57,14 +61,48 @@ async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
         # When the job is cancelled, the connection is closed here, and the server stops as well.
         async with client.stream(method, URL + route, json=body) as response:
             if response.is_success:
-                async for text in response.aiter_text():
-                    yield text
+                async with aclosing(texts_of(response.aiter_raw())) as texts:
+                    async for text in texts:
+                        yield text
             else:
                 yield {"error": error_of(response.status_code, (await response.aread()).decode(errors="replace"))}
     except httpx.TransportError as error:
         message = f"the connection to the model's server broke: {error or type(error).__name__}"
         is_dead = not await asyncio.to_thread(is_healthy)
         yield {"error": {"message": message, "type": "server_error", "status": 502}, "refresh_worker": is_dead}
+
+
+async def texts_of(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """The pieces as they come, and in one what came meanwhile: many small ones would keep the store busy."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut for the next piece
+    waiting: list[bytes] = []
+    came, taken = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for piece in pieces:
+                waiting.append(piece)
+                came.set()
+                if len(waiting) == MOST_WAITING:
+                    taken.clear()
+                    await taken.wait()
+        finally:
+            came.set()
+
+    reading = asyncio.create_task(read())
+    try:
+        while waiting or not reading.done():
+            await came.wait()
+            came.clear()
+            text = decode(b"".join(waiting))
+            waiting.clear()
+            taken.set()
+            if text:
+                yield text
+        await reading  # raises what has ended it
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
 
 
 def error_of(status: int, text: str) -> dict[str, Any]:
