@@ -1,5 +1,6 @@
 """`make bench`: starts everything itself, on loopback, and prints one table of ratios; writes bench.json."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ import redis
 from gateway.embedded import EmbeddedStore
 from gateway.engine import keys
 from gateway.store import LIBRARY
-from loadtest import openai_streams, roundtrip
+from loadtest import openai_streams, parked, roundtrip
 from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
@@ -35,6 +36,8 @@ CALLS = 500
 TOKENS_OF_STREAMS = {1: 20_000, 100: 1_000}
 FIRST_BYTES = 200
 TOKENS_FOR_FIRST_BYTE = 20
+PARKED = 5000
+JOBS_FOR_PARKED = 100
 
 WRK_SCRIPT = """
 wrk.method = "POST"
@@ -58,6 +61,8 @@ def main() -> None:
     rows.extend(cost_by_queue_length())
     say("event streams through the OpenAI route against the same asked directly")
     rows.extend(relayed_streams())
+    say(f"{PARKED:,} workers that wait over HTTP")
+    rows.extend(parked_workers())
     for row in rows:
         print(f"{row['what']:<34} {row['ours']:>22} {row['floor']:>26}   ratio {row['ratio']:.2f}  ({row['aim']})")
     Path("bench.json").write_text(json.dumps(rows, indent=2))
@@ -157,6 +162,20 @@ def first_byte(ours: Origin, direct: Origin) -> dict[str, Any]:
         statistics.median(relayed) / statistics.median(asked),
         f"{added * 1000:.2f} ms added, under 5",
     )
+
+
+def parked_workers() -> list[dict[str, Any]]:
+    """What workers cost that wait over HTTP, and how soon one of them has a job."""
+    with store() as (url, _), gateway_process(url) as (base, pid):
+        found = asyncio.run(parked.measure(base, pid, ENDPOINT, KEY, url, PARKED, JOBS_FOR_PARKED))
+    return [
+        row(f"{PARKED:,} parked workers, memory", f"{found.bytes_each / 1000:.1f} kB each", "40 kB",
+            found.bytes_each / 40_000, "at most 1"),
+        row(f"{PARKED:,} parked, store connections", f"{found.store_connections}", "16",
+            found.store_connections / 16, "at most 1"),
+        row(f"{PARKED:,} parked, a job's way, median", f"{found.median_seconds * 1000:.2f} ms", "50 ms",
+            found.median_seconds / 0.05, "at most 1"),
+    ]  # fmt: skip
 
 
 def cost_by_queue_length() -> list[dict[str, Any]]:
@@ -278,13 +297,20 @@ def store() -> Iterator[tuple[str, Path]]:
 
 @contextlib.contextmanager
 def gateway(url: str) -> Iterator[str]:
-    """One gateway process with a key."""
+    """One gateway process with a key: its URL."""
+    with gateway_process(url) as (base, _):
+        yield base
+
+
+@contextlib.contextmanager
+def gateway_process(url: str) -> Iterator[tuple[str, int]]:
+    """The same: its URL and its process's id."""
     environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
                    "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}"}  # fmt: skip
     command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
-    with process(command, environment):
+    with process(command, environment) as pid:
         wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")
-        yield "http://127.0.0.1:8126"
+        yield "http://127.0.0.1:8126", pid
 
 
 @contextlib.contextmanager
@@ -297,11 +323,11 @@ def worker(base: str, handler: Path = ECHO_HANDLER, **settings: str) -> Iterator
 
 
 @contextlib.contextmanager
-def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
-    """A process of ours for a while."""
+def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process of ours for a while: its id."""
     started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
-        yield
+        yield started.pid
     finally:
         started.terminate()
         started.wait()

@@ -46,17 +46,25 @@ class _Waiting(asyncio.Protocol):
         self._arrived.put_nowait((time.perf_counter(), data))
 
 
-async def measure(
-    base: str, endpoint: str, api_key: str, worker_key: str, store: str, gateway: int, workers: int, jobs: int
-) -> Figures:
-    """Parks workers at the gateway whose process this is, submits jobs one after the other, and takes the times."""
+async def measure(base: str, gateway: int, endpoint: str, key: str, store: str, workers: int, jobs: int) -> Figures:
+    """Parks workers at a gateway, submits jobs one after the other, and takes the times.
+
+    Args:
+        base: the gateway's URL.
+        gateway: the id of its process.
+        endpoint: the endpoint's.
+        key: good for clients and for workers.
+        store: the store's URL.
+        workers: how many.
+        jobs: how many.
+    """
     with redis.Redis.from_url(store) as client:
         before = resident_bytes(gateway)
         arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        polls = await _park(base, endpoint, worker_key, workers, arrived)
+        polls = await _park(base, endpoint, key, workers, arrived)
         await _until_parked(client, endpoint, workers)
         after, connections = resident_bytes(gateway), len(client.client_list())
-    times = [await _time_of_a_job(base, endpoint, api_key, arrived) for _ in range(jobs)]
+    times = [await _time_of_a_job(base, endpoint, key, arrived) for _ in range(jobs)]
     for poll in polls:
         poll.transport.abort()
     return Figures(workers, (after - before) / workers, connections, statistics.median(times))
