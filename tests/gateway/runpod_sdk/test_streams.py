@@ -1,0 +1,128 @@
+"""Generators of RunPod's SDK: those that it aggregates, and those that it does not."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..clients import Target
+from ..waiting import eventually
+from .conftest import ClientOf, MakeEndpoint, StartWorker, ended, final
+from .workers import Endpoint, Sdk, SdkWorker
+
+VALUES: list[Any] = [1, None, 0, False, "", "żółć \U0001f600", [], {}, {"a": [None]}, 1.5]
+LIMIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def aggregating(sdk: Sdk, make_endpoint: MakeEndpoint, start_worker: StartWorker) -> Iterator[Endpoint]:
+    """An endpoint with a worker whose generator's chunks are its output, too."""
+    endpoint = make_endpoint()
+    worker = start_worker(sdk, endpoint, HANDLER="generator", AGGREGATE="1", CONCURRENCY="10")
+    yield endpoint
+    worker.kill()
+
+
+@pytest.fixture(scope="module")
+def waiting(sdk: Sdk, make_endpoint: MakeEndpoint, start_worker: StartWorker) -> Iterator[tuple[Endpoint, SdkWorker]]:
+    """An endpoint with a worker of an async generator, and the worker: one job at a time, no output of its own."""
+    endpoint = make_endpoint()
+    worker = start_worker(sdk, endpoint, HANDLER="async_generator")
+    yield endpoint, worker
+    worker.kill()
+
+
+async def streamed(target: Target, job: str) -> list[Any]:
+    """All chunks, until the job has ended."""
+    chunks: list[Any] = []
+    while True:
+        polled = await target.poll(job)
+        chunks += [item["output"] for item in polled["stream"]]
+        if polled["status"] not in ("IN_QUEUE", "IN_PROGRESS") and not polled["stream"]:
+            return chunks
+
+
+async def test_chunks_and_their_list(aggregating: Endpoint, client_of: ClientOf) -> None:
+    target = client_of(aggregating)
+    id = await target.run(VALUES)
+    assert await streamed(target, id) == VALUES
+    job = await target.status(id)
+    assert (job["status"], job["output"]) == ("COMPLETED", VALUES)
+
+
+async def test_no_chunks(aggregating: Endpoint, client_of: ClientOf) -> None:
+    target = client_of(aggregating)
+    id = await target.run([])
+    assert await streamed(target, id) == []
+    assert (await target.status(id))["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [({"do": "raise", "text": "as asked: ż"}, "handler: as asked: ż "), ({"error": "no memory"}, "no memory")],
+    ids=["raises", "yields an error"],
+)
+async def test_an_error_after_two_chunks(aggregating: Endpoint, client_of: ClientOf, last: Any, error: str) -> None:
+    target = client_of(aggregating)
+    id = await target.run([1, 2, last, 3])
+    assert await streamed(target, id) == [1, 2]
+    job = await target.status(id)
+    assert job["status"] == "FAILED"
+    assert job["error"].startswith(error)
+    assert ("Traceback" in job["error"]) == ("do" in last)
+
+
+async def test_a_long_text_comes_in_pieces(aggregating: Endpoint, client_of: ClientOf) -> None:
+    target = client_of(aggregating)
+    id = await target.run(["first", {"do": "repeat", "value": "ż", "times": 800_000}, "last"])
+    first, *pieces, last = await streamed(target, id)
+    assert (first, last) == ("first", "last")
+    assert len(pieces) > 1
+    assert all(len(piece.encode()) <= LIMIT for piece in pieces)
+    assert "".join(pieces) == "ż" * 800_000
+    assert (await target.status(id))["output"] == ["first", "ż" * 800_000, "last"]
+
+
+async def test_a_long_list_fails_the_job(aggregating: Endpoint, client_of: ClientOf) -> None:
+    target = client_of(aggregating)
+    id = await target.run(["first", {"do": "repeat", "value": [1], "times": 600_000}, "last"])
+    assert await streamed(target, id) == ["first"]
+    job = await target.status(id)
+    assert job["status"] == "FAILED"
+    assert f"limit is {LIMIT} bytes" in job["error"]
+    assert (await final(target, [1]))["output"] == [1]
+
+
+async def test_chunks_come_one_by_one(waiting: tuple[Endpoint, SdkWorker], client_of: ClientOf, tmp_path: Path) -> None:
+    target = client_of(waiting[0])
+    values = [{"number": number} for number in range(3)]
+    id = await target.run({"values": values, "file": str(tmp_path / "go")})
+    for number, value in enumerate(values):
+        (tmp_path / f"go-{number}").touch()
+
+        async def next_chunks() -> list[Any]:
+            return [item["output"] for item in (await target.poll(id))["stream"]]
+
+        assert await eventually(next_chunks) == [value]
+    job = await ended(target, id)
+    assert job["status"] == "COMPLETED"
+    assert "output" not in job
+
+
+async def test_an_async_generator_is_stopped(
+    waiting: tuple[Endpoint, SdkWorker], client_of: ClientOf, sdk: Sdk, tmp_path: Path
+) -> None:
+    target, worker = client_of(waiting[0]), waiting[1]
+    id = await target.run({"values": [1, 2], "file": str(tmp_path / "go")})
+    (tmp_path / "go-0").touch()
+    assert (await target.poll(id))["stream"] == [{"output": 1}]
+    await target.post(f"/cancel/{id}")
+    if sdk.hears_stops:
+        worker.wait_for((1, "cancelled"), id)
+    (tmp_path / "go-1").touch()
+    after = await target.run({"values": ["x"], "file": str(tmp_path / "after")})
+    (tmp_path / "after-0").touch()
+    assert await asyncio.gather(streamed(target, after), streamed(target, id)) == [["x"], []]
+    assert (await target.status(id))["status"] == "CANCELLED"
