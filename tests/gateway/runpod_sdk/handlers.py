@@ -38,6 +38,8 @@ def plain(job):
         return given["value"]
     if action == "job":
         return job
+    if action == "process":
+        return os.getpid()
     if action == "nan":
         return {"nan": float("nan"), "others": [float("inf"), -float("inf"), 1.5, "ż", {"deep": float("nan")}]}
     if action == "progress":

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,22 +16,35 @@ VALUES: list[Any] = [1, None, 0, False, "", "żółć \U0001f600", [], {}, {"a":
 LIMIT = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def aggregating(sdk: Sdk, make_endpoint: MakeEndpoint, start_worker: StartWorker) -> Iterator[Endpoint]:
-    """An endpoint with a worker whose generator's chunks are its output, too."""
-    endpoint = make_endpoint()
-    worker = start_worker(sdk, endpoint, HANDLER="generator", AGGREGATE="1", CONCURRENCY="10")
-    yield endpoint
-    worker.kill()
+class Served(NamedTuple):
+    """Two endpoints, each with a worker: of a generator, many jobs at once, whose chunks are its output too; and of an
+    async generator, one at a time, that has no output of its own."""
+
+    aggregating: Endpoint
+    waiting: Endpoint
+    worker: SdkWorker
 
 
 @pytest.fixture(scope="module")
-def waiting(sdk: Sdk, make_endpoint: MakeEndpoint, start_worker: StartWorker) -> Iterator[tuple[Endpoint, SdkWorker]]:
-    """An endpoint with a worker of an async generator, and the worker: one job at a time, no output of its own."""
-    endpoint = make_endpoint()
-    worker = start_worker(sdk, endpoint, HANDLER="async_generator")
-    yield endpoint, worker
-    worker.kill()
+def served(sdk: Sdk, make_endpoint: MakeEndpoint, start_worker: StartWorker) -> Iterator[Served]:
+    aggregating, waiting = make_endpoint(), make_endpoint()
+    first = start_worker(sdk, aggregating, HANDLER="generator", AGGREGATE="1", CONCURRENCY="10")
+    second = start_worker(sdk, waiting, HANDLER="async_generator")
+    yield Served(aggregating, waiting, second)
+    first.kill()
+    second.kill()
+
+
+@pytest.fixture
+def target(served: Served, client_of: ClientOf) -> Target:
+    """A client of the one that aggregates."""
+    return client_of(served.aggregating)
+
+
+@pytest.fixture
+def waiting(served: Served, client_of: ClientOf) -> Target:
+    """A client of the one that waits for the test."""
+    return client_of(served.waiting)
 
 
 async def streamed(target: Target, job: str) -> list[Any]:
@@ -44,16 +57,14 @@ async def streamed(target: Target, job: str) -> list[Any]:
             return chunks
 
 
-async def test_chunks_and_their_list(aggregating: Endpoint, client_of: ClientOf) -> None:
-    target = client_of(aggregating)
+async def test_chunks_and_their_list(target: Target) -> None:
     id = await target.run(VALUES)
     assert await streamed(target, id) == VALUES
     job = await target.status(id)
     assert (job["status"], job["output"]) == ("COMPLETED", VALUES)
 
 
-async def test_no_chunks(aggregating: Endpoint, client_of: ClientOf) -> None:
-    target = client_of(aggregating)
+async def test_no_chunks(target: Target) -> None:
     id = await target.run([])
     assert await streamed(target, id) == []
     assert (await target.status(id))["status"] == "COMPLETED"
@@ -64,8 +75,7 @@ async def test_no_chunks(aggregating: Endpoint, client_of: ClientOf) -> None:
     [({"do": "raise", "text": "as asked: ż"}, "handler: as asked: ż "), ({"error": "no memory"}, "no memory")],
     ids=["raises", "yields an error"],
 )
-async def test_an_error_after_two_chunks(aggregating: Endpoint, client_of: ClientOf, last: Any, error: str) -> None:
-    target = client_of(aggregating)
+async def test_an_error_after_two_chunks(target: Target, last: Any, error: str) -> None:
     id = await target.run([1, 2, last, 3])
     assert await streamed(target, id) == [1, 2]
     job = await target.status(id)
@@ -74,8 +84,7 @@ async def test_an_error_after_two_chunks(aggregating: Endpoint, client_of: Clien
     assert ("Traceback" in job["error"]) == ("do" in last)
 
 
-async def test_a_long_text_comes_in_pieces(aggregating: Endpoint, client_of: ClientOf) -> None:
-    target = client_of(aggregating)
+async def test_a_long_text_comes_in_pieces(target: Target) -> None:
     id = await target.run(["first", {"do": "repeat", "value": "ż", "times": 800_000}, "last"])
     first, *pieces, last = await streamed(target, id)
     assert (first, last) == ("first", "last")
@@ -85,8 +94,7 @@ async def test_a_long_text_comes_in_pieces(aggregating: Endpoint, client_of: Cli
     assert (await target.status(id))["output"] == ["first", "ż" * 800_000, "last"]
 
 
-async def test_a_long_list_fails_the_job(aggregating: Endpoint, client_of: ClientOf) -> None:
-    target = client_of(aggregating)
+async def test_a_long_list_fails_the_job(target: Target) -> None:
     id = await target.run(["first", {"do": "repeat", "value": [1], "times": 600_000}, "last"])
     assert await streamed(target, id) == ["first"]
     job = await target.status(id)
@@ -95,34 +103,30 @@ async def test_a_long_list_fails_the_job(aggregating: Endpoint, client_of: Clien
     assert (await final(target, [1]))["output"] == [1]
 
 
-async def test_chunks_come_one_by_one(waiting: tuple[Endpoint, SdkWorker], client_of: ClientOf, tmp_path: Path) -> None:
-    target = client_of(waiting[0])
+async def test_chunks_come_one_by_one(waiting: Target, tmp_path: Path) -> None:
     values = [{"number": number} for number in range(3)]
-    id = await target.run({"values": values, "file": str(tmp_path / "go")})
+    id = await waiting.run({"values": values, "file": str(tmp_path / "go")})
     for number, value in enumerate(values):
         (tmp_path / f"go-{number}").touch()
 
         async def next_chunks() -> list[Any]:
-            return [item["output"] for item in (await target.poll(id))["stream"]]
+            return [item["output"] for item in (await waiting.poll(id))["stream"]]
 
         assert await eventually(next_chunks) == [value]
-    job = await ended(target, id)
+    job = await ended(waiting, id)
     assert job["status"] == "COMPLETED"
     assert "output" not in job
 
 
-async def test_an_async_generator_is_stopped(
-    waiting: tuple[Endpoint, SdkWorker], client_of: ClientOf, sdk: Sdk, tmp_path: Path
-) -> None:
-    target, worker = client_of(waiting[0]), waiting[1]
-    id = await target.run({"values": [1, 2], "file": str(tmp_path / "go")})
+async def test_an_async_generator_is_stopped(waiting: Target, served: Served, sdk: Sdk, tmp_path: Path) -> None:
+    id = await waiting.run({"values": [1, 2], "file": str(tmp_path / "go")})
     (tmp_path / "go-0").touch()
-    assert (await target.poll(id))["stream"] == [{"output": 1}]
-    await target.post(f"/cancel/{id}")
+    assert (await waiting.poll(id))["stream"] == [{"output": 1}]
+    await waiting.post(f"/cancel/{id}")
     if sdk.hears_stops:
-        worker.wait_for((1, "cancelled"), id)
+        await served.worker.has_recorded((1, "cancelled"), id)
     (tmp_path / "go-1").touch()
-    after = await target.run({"values": ["x"], "file": str(tmp_path / "after")})
+    after = await waiting.run({"values": ["x"], "file": str(tmp_path / "after")})
     (tmp_path / "after-0").touch()
-    assert await asyncio.gather(streamed(target, after), streamed(target, id)) == [["x"], []]
-    assert (await target.status(id))["status"] == "CANCELLED"
+    assert await asyncio.gather(streamed(waiting, after), streamed(waiting, id)) == [["x"], []]
+    assert (await waiting.status(id))["status"] == "CANCELLED"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gateway.children import die_with_parent
 
 from ..processes import Gateway, environment, run
-from ..waiting import eventually_true
+from ..waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 CONTAINER, HANDLERS = (Path(__file__).with_name(name) for name in ("container.py", "handlers.py"))
@@ -102,9 +102,13 @@ class SdkWorker:
         lines: list[dict[str, Any]] = [json.loads(line) for line in self._record.read_text().splitlines()]
         return [(line["attempt"], line["event"]) for line in lines if job in (None, line["job"])]
 
-    def wait_for(self, event: tuple[int, str], job: str) -> None:
+    async def has_recorded(self, event: tuple[int, str], job: str) -> None:
         """Waits until the handler has written this of the job."""
-        eventually_true(lambda: event in self.recorded(job), 20)
+
+        async def look() -> bool:
+            return event in self.recorded(job)
+
+        await eventually(look, 20)
 
     def wait(self) -> None:
         """Waits until it has ended by itself."""
