@@ -101,6 +101,8 @@ class Protocol(HttpToolsProtocol):
     @property
     def peer_has_closed(self) -> bool:
         """Of `Connection`."""
+        if self.transport.is_closing():
+            return True
         connection = self.transport.get_extra_info("socket")
         try:
             state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]

@@ -133,7 +133,10 @@ class WorkerCalls:
             def repeat_will_come() -> None:
                 asyncio.get_running_loop().create_task(_quietly(self._reports, endpoint.id, job, worker, chunks))
 
-            call.connection.on_undelivered = repeat_will_come
+            if call.connection.peer_has_closed:
+                repeat_will_come()
+            else:
+                call.connection.on_undelivered = repeat_will_come
         return _answer(state)
 
     async def done(self, call: Call) -> Answer:
