@@ -47,6 +47,11 @@ def waiting(served: Served, client_of: ClientOf) -> Target:
     return client_of(served.waiting)
 
 
+async def next_chunks(target: Target, job: str) -> list[Any]:
+    """What one poll of /stream brings."""
+    return [item["output"] for item in (await target.poll(job))["stream"]]
+
+
 async def streamed(target: Target, job: str) -> list[Any]:
     """All chunks, until the job has ended."""
     chunks: list[Any] = []
@@ -108,11 +113,7 @@ async def test_chunks_come_one_by_one(waiting: Target, tmp_path: Path) -> None:
     id = await waiting.run({"values": values, "file": str(tmp_path / "go")})
     for number, value in enumerate(values):
         (tmp_path / f"go-{number}").touch()
-
-        async def next_chunks() -> list[Any]:
-            return [item["output"] for item in (await waiting.poll(id))["stream"]]
-
-        assert await eventually(next_chunks) == [value]
+        assert await eventually(lambda: next_chunks(waiting, id)) == [value]
     job = await ended(waiting, id)
     assert job["status"] == "COMPLETED"
     assert "output" not in job
@@ -121,7 +122,7 @@ async def test_chunks_come_one_by_one(waiting: Target, tmp_path: Path) -> None:
 async def test_an_async_generator_is_stopped(waiting: Target, served: Served, sdk: Sdk, tmp_path: Path) -> None:
     id = await waiting.run({"values": [1, 2], "file": str(tmp_path / "go")})
     (tmp_path / "go-0").touch()
-    assert (await waiting.poll(id))["stream"] == [{"output": 1}]
+    assert await eventually(lambda: next_chunks(waiting, id)) == [1]
     await waiting.post(f"/cancel/{id}")
     if sdk.hears_stops:
         await served.worker.has_recorded((1, "cancelled"), id)
