@@ -2,7 +2,6 @@
 is needed."""
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -66,8 +65,7 @@ def start_worker(tmp_path_factory: pytest.TempPathFactory, make_endpoint: MakeEn
     yield start
     for worker in mine:
         worker.kill()
-        with suppress(ValueError):
-            _started.remove(worker)
+        _started.remove(worker)
 
 
 @pytest.fixture
@@ -78,12 +76,12 @@ def client_of(http: httpx.AsyncClient) -> ClientOf:
 
 async def final(target: Target, input: Any, **fields: Any) -> dict[str, Any]:
     """A job with this input, at its end."""
-    response = await target.post("/runsync", {"input": input, **fields}, params={"wait": 30_000})
+    response = await target.post("/runsync", {"input": input, **fields}, params={"wait": 25_000})
     found: dict[str, Any] = response.json()
     return found
 
 
 async def ended(target: Target, job: str) -> dict[str, Any]:
     """The job at its end."""
-    found: dict[str, Any] = (await target.get(f"/status-sync/{job}", params={"wait": 30_000})).json()
+    found: dict[str, Any] = (await target.get(f"/status-sync/{job}", params={"wait": 25_000})).json()
     return found
