@@ -51,8 +51,8 @@ async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
     body = given.get("openai_input")
     method = given.get("openai_method") or ("GET" if body is None else "POST")
     try:
-        # A connection of its own, lest the server closes a kept one as it is used. A job that is cancelled closes it here,
-        # and the server stops as well.
+        # A connection of its own, lest the server closes a kept one as it is used. A job that is cancelled closes it
+        # here, and the server stops as well.
         async with aiohttp.request(method, URL + route, json=body, headers=HEADERS, timeout=TIMEOUT) as response:
             if response.ok:
                 decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut
