@@ -3,6 +3,7 @@
     Error
     ├── ClientError             the request cannot be served as it is
     │   ├── BadRequest          400  not JSON, a field missing or out of its range
+    │   ├── HungUp              400  the client has gone away, so nobody will see this
     │   ├── Unauthorized        401  no key, or a wrong one
     │   ├── Forbidden           403  a key that is not good for this
     │   ├── NotFound            404  no such endpoint, job or path
@@ -40,6 +41,10 @@ class ClientError(Error):
 
 class BadRequest(ClientError):
     """Not JSON, a field missing, of a wrong type or out of its range."""
+
+
+class HungUp(ClientError):
+    """The client has gone away, so nobody will see this."""
 
 
 class Unauthorized(ClientError):

@@ -39,8 +39,8 @@ BPF_RET = 0x06
 FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
 """Headers that say that the client is a proxy."""
 
-SECONDS_TO_READ = 1.0
-"""A connection that is lost later says nothing of whether an answer was read."""
+SECONDS_TO_READ = 0.25
+"""A reset that comes later says nothing of whether an answer was read."""
 
 SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
@@ -74,7 +74,7 @@ class _Gathering:
 
     @property
     def holds_data(self) -> bool:
-        return bool(self._gathered)
+        return bool(self._gathered) or self._transport.get_write_buffer_size() > 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -106,12 +106,11 @@ class Protocol(HttpToolsProtocol):
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent; but proxies
-        do so as well, to be done with it sooner. A pipe breaks when the client had closed before."""
-        is_reset = isinstance(exc, ConnectionResetError) and not FROM_A_PROXY & {name for name, _ in self.headers or ()}
-        undelivered = is_reset or isinstance(exc, BrokenPipeError) or self._is_undelivered or self._holds_data
+        """Of asyncio: the client is gone. A pipe breaks when it had closed before."""
+        undelivered = self._is_undelivered or self._holds_data or isinstance(exc, BrokenPipeError)
+        undelivered = undelivered or (isinstance(exc, ConnectionResetError) and self._reset_means_unread)
         super().connection_lost(exc)
-        if undelivered and self._on_undelivered and self.loop.time() - self._answered_at < SECONDS_TO_READ:
+        if undelivered and self._on_undelivered is not None:
             self._on_undelivered()
 
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
@@ -124,6 +123,12 @@ class Protocol(HttpToolsProtocol):
     @property
     def _holds_data(self) -> bool:
         return cast(_Gathering, self.transport).holds_data
+
+    @property
+    def _reset_means_unread(self) -> bool:
+        """A client that closes before it has read all resets the connection. Proxies reset it for less."""
+        is_proxy = FROM_A_PROXY & {name for name, _ in self.headers or ()}
+        return not is_proxy and self.loop.time() - self._answered_at < SECONDS_TO_READ
 
     def _tcp_info(self) -> tuple[int, int]:
         """The state of the connection, and the number of packets on their way to the client."""

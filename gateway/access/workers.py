@@ -2,14 +2,23 @@
 
 import asyncio
 import time
+from typing import NamedTuple
 
 from ..engine.endpoints import Endpoint, Endpoints
-from ..errors import Unauthorized
+from ..errors import Unauthorized, Unavailable
 from ..http import Call
 from .keys import WorkerKeys
 
 SECONDS_TO_REMEMBER = 2.0
 """An endpoint is not looked up for each of the calls of its workers."""
+
+SECONDS_BETWEEN_LOOKS = 0.2
+"""Nor for each wrong key, in case that it is a new one."""
+
+
+class _Look(NamedTuple):
+    at: float
+    endpoint: "asyncio.Future[Endpoint]"
 
 
 class WorkerAccess:
@@ -18,33 +27,36 @@ class WorkerAccess:
     def __init__(self, endpoints: Endpoints, keys: WorkerKeys) -> None:
         self._endpoints = endpoints
         self._keys = keys
-        self._known: dict[str, tuple[float, asyncio.Future[Endpoint]]] = {}
+        self._looks: dict[str, _Look] = {}
 
     async def admit(self, call: Call) -> Endpoint:
-        """The endpoint of the call's path, whose worker it is that calls.
+        """The endpoint of the call's path, whose worker it is that calls. While the store is away, it is as it was.
 
         Raises:
             NotFound: no such endpoint.
             Unauthorized: no key, or not one for this endpoint.
+            Unavailable: the store is away, and the endpoint was not known before.
         """
         try:
-            return self._check(call, await self._endpoint(call.endpoint))
+            return self._check(call, await self._endpoint(call.endpoint, SECONDS_TO_REMEMBER))
         except Unauthorized:
-            self._known.pop(call.endpoint, None)  # it may have been made anew
-            return self._check(call, await self._endpoint(call.endpoint))
+            return self._check(call, await self._endpoint(call.endpoint, SECONDS_BETWEEN_LOOKS))
 
     def _check(self, call: Call, endpoint: Endpoint) -> Endpoint:
         self._keys.check(endpoint.id, endpoint.worker_key, call.header(b"authorization"))
         return endpoint
 
-    async def _endpoint(self, id: str) -> Endpoint:
-        known = self._known.get(id)
-        if known is None or known[0] < time.monotonic():
-            looking = asyncio.ensure_future(self._endpoints.get(id))
-            known = self._known[id] = (time.monotonic() + SECONDS_TO_REMEMBER, looking)
+    async def _endpoint(self, id: str, most_seconds_ago: float) -> Endpoint:
+        before = self._looks.get(id)
+        if before is not None and time.monotonic() - before.at <= most_seconds_ago:
+            return await asyncio.shield(before.endpoint)
+        look = self._looks[id] = _Look(time.monotonic(), asyncio.ensure_future(self._endpoints.get(id)))
         try:
-            return await asyncio.shield(known[1])
-        except Exception:
-            if self._known.get(id) is known:
-                del self._known[id]
-            raise
+            return await asyncio.shield(look.endpoint)
+        except Exception as error:
+            if self._looks.get(id) is look:
+                del self._looks[id]
+            if before is None or not isinstance(error, Unavailable):
+                raise
+            self._looks.setdefault(id, before)
+            return await asyncio.shield(before.endpoint)

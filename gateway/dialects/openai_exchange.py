@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from ..engine.engine import Engine, Job, Submission
 from ..engine.following import Arrived, Follower
 from ..engine.wakeups import Watch
-from ..errors import BadRequest, NotFound, Unavailable
+from ..errors import HungUp, NotFound, Unavailable
 from ..http import Call
 
 
@@ -26,13 +26,13 @@ class Exchange:
         """See `Follower.next`.
 
         Raises:
-            BadRequest: the client has hung up.
+            HungUp: the client has.
             Unavailable: this process is going.
             NotFound: the job is gone.
         """
         found = await self._follower.next(seconds)
         if found is None and self._watch.ended:
-            raise BadRequest("the client hung up") if self._client_is_gone else _ending()
+            raise HungUp("the client hung up") if self._client_is_gone else _ending()
         self.job_is_final = isinstance(found, Job)
         return found
 

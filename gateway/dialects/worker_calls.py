@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -22,9 +22,9 @@ from handler_sdk.encoding import NotJsonError, split_string, to_json
 from ..access.workers import WorkerAccess
 from ..engine.endpoints import Endpoint
 from ..engine.polls import Handed, HungUp, Polls
-from ..engine.reports import Reports, held_by
+from ..engine.reports import Reports, digest_of, held_by
 from ..engine.tasks import end
-from ..errors import BadRequest, Error, NotFound, TooLarge, TooManyRequests, Unavailable
+from ..errors import BadRequest, Error, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
 from ..http import NO_CONTENT, Answer, Call, Operation, Reply
 from ..settings import Settings
 
@@ -33,16 +33,19 @@ logger = logging.getLogger(__name__)
 LONGEST_POLL_MS = 80_000
 MOST_JOBS = 1000
 MOST_BYTES = 1_000_000
+MOST_DESCRIPTION = 16_000
 ROOM_AROUND_A_VALUE = 65_536
 LEAST_ALIVE_MS = 3_000
 SECONDS_TO_PAUSE = 5
+SECONDS_BEFORE_REFUSAL = 1.0
 RAW_JOBS = "application/x-runlane-jobs"
 
 WORKER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?")
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
-Attempts = list[tuple[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=1, le=999_999_999)]]]
+Attempt = tuple[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=1, le=999_999_999)]]
+Attempts = Annotated[list[Attempt], Meta(max_length=10_000)]
 
 
 class _Renewal(msgspec.Struct):
@@ -62,8 +65,7 @@ class _Loss(msgspec.Struct):
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_chunks = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_text = msgspec.json.Decoder(str).decode
+_decode_chunks = msgspec.json.Decoder(Annotated[list[msgspec.Raw], Meta(max_length=1000)]).decode
 
 
 class WorkerCalls:
@@ -104,12 +106,9 @@ class WorkerCalls:
 
     async def stops(self, call: Call) -> Answer:
         """The jobs that the worker is to stop, as soon as there are any; else 204."""
-        endpoint, worker = await self._access.admit(call), _worker(call)
-        async with _listening(call) as hung_up:
-            try:
-                found = await self._polls.stops(endpoint.id, worker, self._seconds_to_wait(call), hung_up)
-            except Unavailable as error:
-                raise _pause(call, error) from None
+        async with _polling(call) as hung_up:
+            endpoint, worker = await self._access.admit(call), _worker(call)
+            found = await self._polls.stops(endpoint.id, worker, self._seconds_to_wait(call), hung_up)
         if not found:
             return _NOTHING
         return Reply(msgspec.json.encode({"jobsToStop": [stop.job for stop in found], "stops": found}))
@@ -117,23 +116,19 @@ class WorkerCalls:
     async def stream(self, call: Call) -> Answer:
         """Chunks of a running job."""
         endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
-        attempt = _attempt(call)
+        attempt, first = _attempt(call), _number(call, "first", 1, 10**15) or 1
         limit = self._settings.chunk_limit
         try:
             body = await self._body(call, self._settings.output_limit)
             if attempt is not None:
-                first = _number(call, "first", 1, 10**15) or 1
-                return _answer(await self._reports.emit(endpoint.id, job, attempt, first, _chunks(body)))
+                return _answer(await self._reports.emit(endpoint.id, job, attempt, first, _chunks(body, limit)))
             chunks = _pieces(bytes(_fields(body).get("output", b"null")), limit)
         except (BadRequest, TooLarge) as error:
             return await self._fail(endpoint, worker, job, attempt, error)
         state = await self._reports.add(endpoint.id, job, worker, chunks)
         if state is None and call.connection is not None:
-
-            def repeat_will_come() -> None:
-                asyncio.get_running_loop().create_task(_quietly(self._reports, endpoint.id, job, worker, chunks))
-
-            call.connection.expect_reading(repeat_will_come)
+            digest = digest_of(chunks)
+            call.connection.expect_reading(lambda: self._reports.note_unheard(endpoint.id, job, worker, digest))
         return _answer(state)
 
     async def done(self, call: Call) -> Answer:
@@ -164,7 +159,7 @@ class WorkerCalls:
         """Our SDK says what it has; whatever else it was given goes back to the queue."""
         endpoint, worker = await self._access.admit(call), _worker(call)
         kept = _decode(_Kept, await self._body(call, MOST_BYTES))
-        await self._reports.keep(endpoint.id, worker, kept.attempts)
+        await self._reports.give_back(endpoint.id, worker, kept.attempts)
         return _answer(None)
 
     async def ping(self, call: Call) -> Answer:
@@ -176,31 +171,31 @@ class WorkerCalls:
             unhealthy = ""
             if query.get("status") == "unhealthy":
                 unhealthy = f"{query.get('check', 'a check')}: {query.get('reason', 'failed')}"[:1000]
-                logger.warning("worker %s of endpoint %s is unhealthy: %s", worker, endpoint.id, unhealthy)
+                logger.warning("worker %s of endpoint %s is unhealthy: %r", worker, endpoint.id, unhealthy)
             description = _description(query)
             await self._reports.ping(endpoint.id, worker, _alive_ms(endpoint), jobs, description, unhealthy)
             return _answer(None)
         renewal = _decode(_Renewal, await self._body(call, MOST_BYTES))
         text = b"" if renewal.description is None else msgspec.json.encode(renewal.description)
+        if len(text) > MOST_DESCRIPTION:
+            raise BadRequest(f"the description has {len(text)} bytes; the limit is {MOST_DESCRIPTION} bytes")
         lapsed = await self._reports.renew(
             endpoint.id, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
         return Reply(msgspec.json.encode({"lapsed": lapsed}))
 
     async def _take(self, call: Call, most: int) -> list[Handed]:
-        endpoint, worker = await self._access.admit(call), _worker(call)
         is_ours = call.header(b"accept") == RAW_JOBS
-        async with _listening(call) as hung_up:
-            try:
-                jobs = await self._polls.take(
-                    endpoint.id, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
-                    has_none=not is_ours and call.query.get("job_in_progress") == "0",
-                    state="" if is_ours else "ready",
-                )  # fmt: skip
-            except Unavailable as error:
-                raise _pause(call, error) from None
+        async with _polling(call) as hung_up:
+            endpoint, worker = await self._access.admit(call), _worker(call)
+            jobs = await self._polls.take(
+                endpoint.id, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
+                has_none=not is_ours and call.query.get("job_in_progress") == "0",
+                state="" if is_ours else "ready",
+            )  # fmt: skip
         if jobs and call.connection is not None:
-            call.connection.expect_reading(lambda: self._polls.refuse_later(endpoint.id, jobs))
+            attempts = [(job.job, job.attempt) for job in jobs]
+            call.connection.expect_reading(lambda: self._polls.refuse(endpoint.id, attempts))
         return jobs
 
     def _seconds_to_wait(self, call: Call) -> float:
@@ -223,26 +218,22 @@ def _answer(state: str | None) -> Reply:
     return Reply(b'{"status":"OK"}' if state is None else orjson.dumps({"status": "STALE", "state": state}))
 
 
-def _pause(call: Call, error: Unavailable) -> Error:
-    """RunPod's SDK repeats a poll that failed at once, but for 429, after which it pauses for 5 s."""
-    return error if call.query.get("wait") else TooManyRequests(error.message, SECONDS_TO_PAUSE)
-
-
 @asynccontextmanager
-async def _listening(call: Call) -> AsyncIterator[HungUp]:
-    """Notices a client that hangs up meanwhile."""
+async def _polling(call: Call) -> AsyncIterator[HungUp]:
+    """Notices a client that hangs up meanwhile. RunPod's SDK repeats a poll that failed at once, but for 429, after
+    which it pauses for 5 s; so what will not pass by itself is told with a pause."""
     hung_up = asyncio.get_running_loop().create_task(call.hang_up())
     try:
         yield hung_up
+    except (Unauthorized, NotFound):
+        await asyncio.wait({hung_up}, timeout=SECONDS_BEFORE_REFUSAL)
+        raise
+    except Unavailable as error:
+        if call.query.get("wait"):
+            raise
+        raise TooManyRequests(error.message, SECONDS_TO_PAUSE) from None
     finally:
         await end(hung_up)
-
-
-async def _quietly(reports: Reports, endpoint: str, job: str, worker: str, chunks: Sequence[bytes]) -> None:
-    try:
-        await reports.add_was_unheard(endpoint, job, worker, list(chunks))
-    except Error as error:
-        logger.warning("job %s may get a chunk twice: %s", job, error.message)
 
 
 def _worker(call: Call) -> str:
@@ -332,12 +323,16 @@ def _without_nan(value: Any) -> Any:
     return [_without_nan(item) for item in value] if isinstance(value, list) else value
 
 
-def _chunks(body: bytes) -> list[bytes]:
+def _chunks(body: bytes, limit: int) -> list[bytes]:
     try:
         body.decode()
-        return [bytes(chunk) for chunk in _decode_chunks(body)]
+        chunks = [bytes(chunk) for chunk in _decode_chunks(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("the body is not a JSON list of chunks") from None
+        raise BadRequest("it is not a JSON list of up to 1000 chunks") from None
+    for chunk in chunks:
+        if len(chunk) > limit:
+            raise TooLarge(f"a chunk has {len(chunk)} bytes; the limit is {limit} bytes")
+    return chunks
 
 
 def _pieces(chunk: bytes, limit: int) -> list[bytes]:
@@ -346,7 +341,7 @@ def _pieces(chunk: bytes, limit: int) -> list[bytes]:
         return [chunk]
     if not chunk.startswith(b'"'):
         raise TooLarge(f"a chunk has {len(chunk)} bytes; the limit is {limit} bytes")
-    return split_string(_decode_text(chunk), limit)
+    return split_string(json.loads(chunk), limit)
 
 
 def _outcome(fields: dict[str, msgspec.Raw], is_ours: bool, is_stream: bool) -> tuple[str, str, bytes]:
@@ -354,7 +349,7 @@ def _outcome(fields: dict[str, msgspec.Raw], is_ours: bool, is_stream: bool) -> 
     does not aggregate."""
     error, output = bytes(fields.get("error", b"null")), bytes(fields.get("output", b""))
     if error not in (b"null", b'""', b"false"):
-        return "FAILED", "error", _decode_text(error).encode() if error.startswith(b'"') else error
+        return "FAILED", "error", json.loads(error).encode(errors="replace") if error.startswith(b'"') else error
     if output == b"[]" and is_stream and not is_ours:
         return "COMPLETED", "", b""
     if not output and not is_ours and not is_stream:

@@ -34,6 +34,7 @@ class _Registration(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Registration).decode
+_decode_description = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Workers:
@@ -68,7 +69,7 @@ class Workers:
                 raise BadRequest(f"{name} must be a whole number up to {most}, not {text[:40]!r}")
         found = await self._engine.workers(call.endpoint, int(cursor), int(limit) or 1)
         after = str(int(cursor) + len(found)) if len(found) == (int(limit) or 1) else None
-        return Reply(orjson.dumps({"workers": [_shown(worker) for worker in found], "next": after}))
+        return Reply(msgspec.json.encode({"workers": [_shown(worker) for worker in found], "next": after}))
 
     async def environment(self, call: Call) -> Answer:
         """What `runlane worker-env` has to know; it also says whether the key is right."""
@@ -119,8 +120,8 @@ class Workers:
 
 def _shown(worker: Known) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = msgspec.json.decode(worker.description or b"{}", type=dict[str, Any])
-    except msgspec.DecodeError:
+        said = _decode_description(worker.description or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError):
         said = {}
     return {
         "id": worker.id,

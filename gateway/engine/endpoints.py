@@ -98,9 +98,10 @@ class Endpoints:
         Raises:
             NotFound: there is none with this id.
         """
-        fields = await cast(Any, self._store.commands.hgetall(keys.settings(id))) if ID.fullmatch(id) else {}
-        if not fields or b"removed" in fields:
+        found = await self._batcher.call(keys.base(id), "settings") if ID.fullmatch(id) else []
+        if not found:
             raise NotFound(f"no endpoint {id[:80]}")
+        fields = dict(zip(found[::2], found[1::2], strict=True))
         return Endpoint(
             id,
             msgspec.json.decode(fields[b"config"], type=Config),

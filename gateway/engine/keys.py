@@ -12,11 +12,6 @@ def base(endpoint: str) -> str:
     return f"runlane:{{{endpoint}}}"
 
 
-def settings(endpoint: str) -> str:
-    """The hash with an endpoint's settings."""
-    return f"{base(endpoint)}:settings"
-
-
 def gateway_channel(endpoint: str, process: str) -> str:
     """The channel on which a gateway process hears of jobs of this endpoint."""
     return f"{base(endpoint)}:gateway:{process}"

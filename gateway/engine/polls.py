@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 SECONDS_FOR_LAST_MESSAGE = 1.0
 """A job that was sent to a poll just before its end is awaited for so long."""
 
-SECONDS_TO_REFUSE = 5.0
+SECONDS_TO_PUT_BACK = 30.0
 
 HungUp = asyncio.Future[None]
 """Done when nobody waits for the answer any more."""
@@ -96,7 +96,7 @@ class Polls:
         self._numbers = itertools.count(1)
         self._for_jobs: dict[str, _Poll] = {}
         self._of_workers: dict[tuple[str, str], set[_Poll]] = {}
-        self._refusing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
         wakeups.attach(self)
 
@@ -128,36 +128,33 @@ class Polls:
             Unavailable: the store cannot be reached.
         """
         number, deadline = f"{self._wakeups.process}.{next(self._numbers)}", time.monotonic() + seconds
-        with self._parked(endpoint, worker) as poll:
-            self._for_jobs[number] = poll
-            try:
-                arguments = (worker, most, self._wakeups.process, number, alive_ms + round(seconds * 1000))
-                jobs = await self._park(endpoint, poll, *arguments, "1" if has_none else "", state)
+        parking = (worker, most, self._wakeups.process, number, alive_ms, round(seconds * 1000))
+        try:
+            with self._parked(endpoint, worker, number) as poll:
+                jobs = await self._park(endpoint, poll, *parking, "1" if has_none else "", state, "")
                 while not jobs and not self._is_over(poll, deadline, hung_up):
                     await poll.wait(deadline - time.monotonic(), hung_up)
                     if poll.missed:
-                        jobs = await self._park(endpoint, poll, *arguments, "", state)
+                        jobs = await self._park(endpoint, poll, *parking, "", state, "1")
                 if not jobs and poll.header is None:
                     await self._withdraw(endpoint, worker, number, alive_ms, poll)
-            finally:
-                del self._for_jobs[number]
-        if poll.header is not None:
-            jobs = [_sent(poll.header, poll.payload)]
-        whole = [await self._whole(endpoint, job) for job in jobs]
+            if poll.header is not None:
+                jobs = [_sent(poll.header, poll.payload)]
+            whole = [await self._whole(endpoint, job) for job in jobs]
+        except BaseException:
+            # Whatever was begun for this poll will not arrive.
+            self._begin(self._until_done(endpoint, "unpark", worker, number, alive_ms, "1"))
+            raise
         found = [job for job in whole if job is not None]
         if poll.quits:
-            await self.refuse(endpoint, found)
+            self.refuse(endpoint, [(job.job, job.attempt) for job in found])
             return []
         return found
 
-    async def refuse(self, endpoint: str, jobs: list[Handed]) -> None:
-        """Puts jobs back that never reached their worker; that was no try."""
-        for job in jobs:
-            await self._refuse(endpoint, job.job, job.attempt)
-
-    def refuse_later(self, endpoint: str, jobs: list[Handed]) -> None:
-        """The same, for those who cannot wait."""
-        self._begin(self.refuse(endpoint, jobs))
+    def refuse(self, endpoint: str, attempts: list[tuple[str, int]]) -> None:
+        """Puts jobs back, soon, that never reached their worker; that was no try."""
+        for attempt in attempts:
+            self._begin(self._until_done(endpoint, "refuse", *attempt))
 
     async def stops(self, endpoint: str, worker: str, seconds: float, hung_up: HungUp) -> list[Stop]:
         """What the worker is to stop and was not told; waits for something when there is nothing.
@@ -169,11 +166,13 @@ class Polls:
         with self._parked(endpoint, worker) as poll:
             while True:
                 await self._wakeups.subscribe(endpoint)
-                found = await self._batcher.call(keys.base(endpoint), "stops", worker, self._wakeups.process)
+                is_over = self._is_over(poll, deadline, hung_up)
+                process = "" if is_over else self._wakeups.process
+                found = await self._batcher.call(keys.base(endpoint), "stops", worker, process)
                 if isinstance(found, int):
                     asyncio.get_running_loop().call_later(found / 1000, poll.quit)
                     found = []
-                if found or self._is_over(poll, deadline, hung_up):
+                if found or is_over:
                     rows = zip(found[::3], found[1::3], found[2::3], strict=True)
                     return [Stop(job.decode(), attempt, state.decode()) for job, attempt, state in rows]
                 await poll.wait(deadline - time.monotonic(), hung_up)
@@ -191,7 +190,7 @@ class Polls:
             return
         waiting = self._for_jobs.get(header.poll)
         if waiting is None or waiting.header is not None:
-            self._begin(self._refuse(endpoint, header.job, header.attempt))
+            self.refuse(endpoint, [(header.job, header.attempt)])
         else:
             waiting.header, waiting.payload = header, payload
             waiting.wake()
@@ -211,15 +210,19 @@ class Polls:
 
     async def close(self) -> None:
         """Lets what is being put back come to its end."""
-        await asyncio.gather(*self._refusing)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextmanager
-    def _parked(self, endpoint: str, worker: str) -> Iterator[_Poll]:
+    def _parked(self, endpoint: str, worker: str, number: str = "") -> Iterator[_Poll]:
+        """`number`: of a poll for jobs."""
         poll, place = _Poll(), (endpoint, worker)
         self._of_workers.setdefault(place, set()).add(poll)
+        if number:
+            self._for_jobs[number] = poll
         try:
             yield poll
         finally:
+            self._for_jobs.pop(number, None)
             rest = self._of_workers[place]
             rest.discard(poll)
             if not rest:
@@ -238,18 +241,18 @@ class Polls:
             if str(error).startswith("NOGROUP"):
                 raise NotFound(f"no endpoint {endpoint}") from None
             raise
-        if poll.header is not None:
-            return []  # the message was not lost, after all
         if isinstance(rows, int):
             asyncio.get_running_loop().call_later(rows / 1000, poll.quit)
             return []
+        if rows:
+            poll.header = None  # what it brought is among them, or is over
         return [
             Handed(job.decode(), attempt, given, request) if given is not None else (job.decode(), attempt)
             for job, attempt, _, given, request in rows
         ]
 
     async def _withdraw(self, endpoint: str, worker: str, number: str, alive_ms: int, poll: _Poll) -> None:
-        was_sent = await self._batcher.call(keys.base(endpoint), "unpark", worker, number, alive_ms)
+        was_sent = await self._batcher.call(keys.base(endpoint), "unpark", worker, number, alive_ms, "")
         if was_sent and poll.header is None:
             await poll.wait(SECONDS_FOR_LAST_MESSAGE, asyncio.get_running_loop().create_future())
 
@@ -262,21 +265,23 @@ class Polls:
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._refusing.add(task)
-        task.add_done_callback(self._refusing.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _refuse(self, endpoint: str, job: str, attempt: int) -> None:
-        deadline = time.monotonic() + SECONDS_TO_REFUSE
+    async def _until_done(self, endpoint: str, function: str, *arguments: str | int) -> None:
+        """Calls a function that puts something back, until the store answers; but not for ever."""
+        deadline = time.monotonic() + SECONDS_TO_PUT_BACK
         while True:
             try:
-                await self._batcher.call(keys.base(endpoint), "refuse", job, attempt)
+                await self._batcher.call(keys.base(endpoint), function, *arguments)
             except Unavailable:
-                if time.monotonic() > deadline:
-                    logger.warning("job %s goes back to the queue only when its lease ends", job)
-                    return
-                await asyncio.sleep(0.2)
-            else:
-                return
+                if time.monotonic() < deadline:
+                    await asyncio.sleep(0.2)
+                    continue
+                logger.warning("endpoint %s: what did not reach a worker goes back when its lease ends", endpoint)
+            except ResponseError as error:
+                logger.warning("endpoint %s: what did not reach a worker could not be put back: %s", endpoint, error)
+            return
 
 
 def _sent(header: Header, payload: bytes) -> Handed | tuple[str, int]:

@@ -6,6 +6,8 @@ has.
 """
 
 import asyncio
+import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -13,13 +15,16 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..errors import NotFound, Unavailable
+from ..errors import Conflict, NotFound, Unavailable
 from . import keys
 from .batching import Argument, Batcher
 from .polls import Stop
 
-SECONDS_TO_REPEAT = 3.0
-"""For so long a chunk without a number is offered to the store again, since its worker would repeat it as another."""
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_REPEAT = 20.0
+"""For so long what workers say is offered to a store that is away, longer than a call to it may take. RunPod's SDK
+repeats a result three times within a few seconds, and then gives it up; and a chunk as if it were another one."""
 
 Pairs = Sequence[tuple[str, int]]
 """Jobs and the numbers of their attempts."""
@@ -35,6 +40,7 @@ class Reports:
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def emit(self, endpoint: str, job: str, attempt: str, first: int, chunks: list[bytes]) -> str | None:
         """Adds chunks, the first of which is the `first` of this attempt, counted from 1."""
@@ -42,18 +48,19 @@ class Reports:
 
     async def add(self, endpoint: str, job: str, worker: str, chunks: list[bytes]) -> str | None:
         """Adds chunks of a worker that does not number them."""
-        post, deadline = secrets.token_hex(8), time.monotonic() + SECONDS_TO_REPEAT
-        while True:
-            try:
-                return await self._say(endpoint, "chunk", job, worker, post, *chunks)
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.1)
+        return await self._say_at_last(endpoint, "chunk", job, worker, secrets.token_hex(8), *chunks)
 
-    async def add_was_unheard(self, endpoint: str, job: str, worker: str, chunks: list[bytes]) -> None:
-        """The worker did not get the answer to its `add`, and will repeat it."""
-        await self._call(endpoint, "unheard", job, worker, *chunks)
+    def note_unheard(self, endpoint: str, job: str, worker: str, digest: str) -> None:
+        """The worker did not get the answer to an `add` with this digest, and will repeat it: notes it, soon."""
+        task = asyncio.get_running_loop().create_task(self._note_unheard(endpoint, job, worker, digest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _note_unheard(self, endpoint: str, job: str, worker: str, digest: str) -> None:
+        try:
+            await self._call(endpoint, "unheard", job, worker, digest)
+        except (Unavailable, ResponseError) as error:
+            logger.warning("job %s may get a chunk twice: %s", job, error)
 
     async def progress(self, endpoint: str, job: str, attempt: str, value: bytes) -> str | None:
         """Shows this JSON while the job runs."""
@@ -72,15 +79,15 @@ class Reports:
             outcome: the state, the field that it has ("output", "error" or "") and its value.
             ends: the worker is about to end, so it gets no other job.
         """
-        return await self._say(endpoint, "done", worker, "1" if ends else "", job, attempt, *outcome)
+        return await self._say_at_last(endpoint, "done", worker, "1" if ends else "", job, attempt, *outcome)
 
     async def lose(self, endpoint: str, job: str, attempt: str, reason: str) -> str | None:
         """Gives the attempt up, so that the job is tried again or fails for good."""
         return await self._say(endpoint, "lose", job, attempt, reason)
 
-    async def keep(self, endpoint: str, worker: str, has: Pairs) -> None:
+    async def give_back(self, endpoint: str, worker: str, has: Pairs) -> None:
         """Puts back what the worker was given and does not have."""
-        await self._call(endpoint, "keep", worker, *(value for pair in has for value in pair))
+        await self._call(endpoint, "return", worker, *(value for pair in has for value in pair))
 
     async def ping(
         self, endpoint: str, worker: str, alive_ms: int, jobs: list[str], description: bytes, unhealthy: str = ""
@@ -98,6 +105,17 @@ class Reports:
         rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         return [Stop(job.decode(), int(number), found.decode()) for job, number, found in rows]
 
+    async def _say_at_last(self, endpoint: str, function: str, *arguments: Argument) -> str | None:
+        """Says it again while the store is away; for functions that may be repeated."""
+        deadline = time.monotonic() + SECONDS_TO_REPEAT
+        while True:
+            try:
+                return await self._say(endpoint, function, *arguments)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+
     async def _say(self, endpoint: str, function: str, *arguments: Argument) -> str | None:
         reply = await self._call(endpoint, function, *arguments)
         return reply[1].decode() if isinstance(reply, list) else None
@@ -108,4 +126,11 @@ class Reports:
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):
                 raise NotFound(f"no endpoint {endpoint}") from None
+            if str(error).startswith("GAP"):
+                raise Conflict("chunks before these are missing") from None
             raise
+
+
+def digest_of(chunks: list[bytes]) -> str:
+    """What the function `chunk` compares; not for secrecy."""
+    return hashlib.sha1(b" ".join(chunks)).hexdigest()  # noqa: S324

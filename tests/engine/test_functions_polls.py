@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
+from gateway.engine.reports import digest_of
+
 from .driver import LEASE_MS, Driver, Taken
 
 pytestmark = pytest.mark.every_store
 
 PROCESS = "gw"
 ALIVE_MS = 60_000
+HELD_MS = 50_000
 
 
 class Gateway:
@@ -31,10 +34,12 @@ class Gateway:
         return json.loads(head), payload
 
     async def park(
-        self, worker: str = "w", poll: str = "p1", most: int = 1, has_none: bool = False, state: str = "ready"
+        self, worker: str = "w", poll: str = "p1", most: int = 1, has_none: bool = False, again: bool = False
     ) -> Any:
-        flag = "1" if has_none else ""
-        return await self._driver.call("park", worker, most, PROCESS, poll, ALIVE_MS, flag, state)
+        flags = ["1" if flag else "" for flag in (has_none, again)]
+        return await self._driver.call(
+            "park", worker, most, PROCESS, poll, ALIVE_MS, HELD_MS, flags[0], "ready", flags[1]
+        )
 
     async def stops(self, worker: str = "w") -> Any:
         return await self._driver.call("stops", worker, PROCESS)
@@ -112,14 +117,43 @@ class TestPark:
         await gateway.park(poll="p1")
         id = await driver.submit(input="[5]")
 
-        assert [job[:4] for job in await gateway.park(poll="p1")] == [[id, 1, 600_000, "[5]"]]
+        assert [job[:4] for job in await gateway.park(poll="p1", again=True)] == [[id, 1, 600_000, "[5]"]]
         assert await gateway.park(poll="p2") == []
 
+    async def test_again_returns_what_the_lost_reply_had(self, driver: Driver, gateway: Gateway) -> None:
+        ids = [await driver.submit() for _ in range(2)]
+        for again in (False, True):
+            assert [job[0] for job in await gateway.park(most=5, again=again)] == ids
+
+    async def test_again_leaves_a_newer_poll_alone(self, driver: Driver, gateway: Gateway) -> None:
+        await gateway.park(poll="p1")
+        await gateway.park(poll="p2")
+        assert await gateway.park(poll="p1", again=True) == []
+        await driver.submit()
+        assert (await gateway.next() or ({},))[0]["poll"] == "p2"
+
+    async def test_an_answer_has_a_few_megabytes_at_most(self, driver: Driver, gateway: Gateway) -> None:
+        for _ in range(8):
+            await driver.submit(input=f'"{"x" * 1_000_000}"')
+        assert len(await gateway.park(most=100)) == 5
+
+    async def test_a_worker_that_got_a_job_is_alive_for_no_longer_than_without_a_poll(
+        self, driver: Driver, gateway: Gateway
+    ) -> None:
+        await gateway.park("waits", poll="p1")
+        await driver.submit()
+        await driver.submit()
+        await gateway.park("asks", poll="p2")
+        await driver.pass_time(ALIVE_MS + 1)
+        assert await driver.call("workers", 0, 10) == []
+        await gateway.park("parked", poll="p3")
+        await driver.pass_time(ALIVE_MS + 1)
+        assert len(await driver.call("workers", 0, 10)) == 1
+
     async def test_again_offers_anew_when_nothing_was_sent(self, driver: Driver, gateway: Gateway) -> None:
-        for _ in range(2):
-            assert await gateway.park() == []
-        await driver.key("ZREM", "waiting", "w")
         await gateway.park()
+        await driver.key("ZREM", "waiting", "w")
+        assert await gateway.park(again=True) == []
         id = await driver.submit()
         assert (await gateway.next() or ({},))[0]["job"] == id
 
@@ -172,25 +206,34 @@ class TestPark:
 class TestUnpark:
     async def test_withdraws_the_poll(self, driver: Driver, gateway: Gateway) -> None:
         await gateway.park()
-        assert await driver.call("unpark", "w", "p1", 5000) == 0
+        assert await driver.call("unpark", "w", "p1", 5000, "") == 0
         id = await driver.submit()
         assert await driver.state(id) == "IN_QUEUE"
 
     async def test_tells_of_a_job_on_its_way(self, driver: Driver, gateway: Gateway) -> None:
         await gateway.park()
         await driver.submit()
-        assert await driver.call("unpark", "w", "p1", 5000) == 1
+        assert await driver.call("unpark", "w", "p1", 5000, "") == 1
+
+    async def test_puts_back_what_was_sent(self, driver: Driver, gateway: Gateway) -> None:
+        await driver.key("HSET", "settings", "attempts", 1)
+        ids = [await driver.submit() for _ in range(3)]
+        await gateway.park(most=3)
+        await driver.call("cancel", ids[1])
+        assert await driver.call("unpark", "w", "p1", 5000, "1") == 0
+        assert [await driver.state(id) for id in ids] == ["IN_QUEUE", "CANCELLED", "IN_QUEUE"]
+        assert sorted(job[0] for job in await gateway.park(poll="p2", most=3)) == sorted([ids[0], ids[2]])
 
     async def test_leaves_a_newer_poll_alone(self, driver: Driver, gateway: Gateway) -> None:
         await gateway.park(poll="p1")
         await gateway.park(poll="p2")
-        assert await driver.call("unpark", "w", "p1", 5000) == 0
+        assert await driver.call("unpark", "w", "p1", 5000, "") == 0
         await driver.submit()
         assert (await gateway.next() or ({},))[0]["poll"] == "p2"
 
     async def test_says_for_how_long_the_worker_counts_as_alive(self, driver: Driver, gateway: Gateway) -> None:
         await gateway.park()
-        await driver.call("unpark", "w", "p1", 5000)
+        await driver.call("unpark", "w", "p1", 5000, "")
         await driver.pass_time(4000)
         assert (await driver.call("health"))[5:] == [0, 1, 0, 0, 0]
         await driver.pass_time(1001)
@@ -221,12 +264,12 @@ class TestRefuse:
         assert await driver.call("refuse", "no-such-job", 1) == ["STALE", "GONE"]
 
 
-class TestKeep:
+class TestReturn:
     async def test_puts_back_what_the_worker_does_not_have(self, driver: Driver, gateway: Gateway) -> None:
         await driver.key("HSET", "settings", "attempts", 1)
         has, lacks = await begin(driver, gateway), await begin(driver, gateway)
 
-        assert await driver.call("keep", "w", has.id, has.attempt) == "OK"
+        assert await driver.call("return", "w", has.id, has.attempt) == "OK"
 
         assert await driver.state(has.id) == "IN_PROGRESS"
         assert await driver.state(lacks.id) == "IN_QUEUE"
@@ -265,7 +308,7 @@ class TestReportsWithoutNumbers:
     async def test_a_chunk_whose_answer_was_not_heard_is_repeated_once(self, driver: Driver, gateway: Gateway) -> None:
         job = await begin(driver, gateway)
         await driver.call("chunk", job.id, "w", "post-1", '"a"')
-        assert await driver.call("unheard", job.id, "w", '"a"') == 1
+        assert await driver.call("unheard", job.id, "w", digest_of([b'"a"'])) == 1
         for post in ("post-2", "post-3"):
             assert await driver.call("chunk", job.id, "w", post, '"a"') == "OK"
         assert await driver.field(job.id, "chunks") == "2"
@@ -273,10 +316,19 @@ class TestReportsWithoutNumbers:
     async def test_another_chunk_after_one_that_was_not_heard_counts(self, driver: Driver, gateway: Gateway) -> None:
         job = await begin(driver, gateway)
         await driver.call("chunk", job.id, "w", "post-1", '"a"')
-        await driver.call("unheard", job.id, "w", '"a"')
+        await driver.call("unheard", job.id, "w", digest_of([b'"a"']))
         for post in ("post-2", "post-3"):
             await driver.call("chunk", job.id, "w", post, f'"{post}"')
         assert await driver.field(job.id, "chunks") == "3"
+
+    async def test_of_the_attempt_before_do_not(self, driver: Driver, gateway: Gateway) -> None:
+        job = await begin(driver, gateway)
+        await driver.call("chunk", job.id, "w", "post-1", '"a"')
+        await driver.call("unheard", job.id, "w", digest_of([b'"a"']))
+        await gateway.park(poll="p2", has_none=True)
+        for post in ("post-1", "post-2"):
+            await driver.call("chunk", job.id, "w", post, '"a"')
+        assert (await driver.call("read", job.id, 0, 10, 1000, ""))[3] == ['"a"', '"a"']
 
 
 class TestPing:
@@ -356,6 +408,12 @@ class TestStops:
         assert again[0] == job.id
         assert await gateway.stops() == []
 
+    async def test_of_a_worker_that_never_asks_are_not_kept_without_end(self, driver: Driver, gateway: Gateway) -> None:
+        await driver.key("HSET", "stopped:w", *(part for number in range(1000) for part in (f"j{number}", "1 X")))
+        job = await begin(driver, gateway)
+        await driver.call("cancel", job.id)
+        assert await driver.key("HLEN", "stopped:w") == 1000
+
     async def test_expire(self, driver: Driver, gateway: Gateway) -> None:
         job = await begin(driver, gateway)
         await driver.call("cancel", job.id)
@@ -386,6 +444,14 @@ class TestTheEndOfAWorker:
         assert 0 < await gateway.park(poll="p3") <= 1500
         await driver.pass_time(1501)
         assert [taken[0] for taken in await gateway.park(poll="p3")] == [id]
+
+    async def test_said_once_more_does_nothing(self, driver: Driver, gateway: Gateway) -> None:
+        job = await begin(driver, gateway)
+        await driver.call("done", "w", "", job.id, "@w", "COMPLETED", "output", "1")
+        await gateway.park(poll="p2")
+        assert await driver.call("done", "w", "1", job.id, "@w", "COMPLETED", "output", "1") == "OK"
+        id = await driver.submit()
+        assert (await gateway.next() or ({},))[0]["job"] == id
 
 
 class TestWorkers:

@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
         held = self.held_by(worker)
         has = [id for id in held if data.draw(st.booleans(), label=id)]
-        function = data.draw(st.sampled_from(["join", "keep"]), label="function")
+        function = data.draw(st.sampled_from(["join", "return"]), label="function")
         self.call(function, worker, *(part for id in has for part in (id, self.jobs[id].attempt)))
         for id in held:
             if id not in has:
@@ -234,9 +234,8 @@ class Machine(RuleBasedStateMachine):
     def park(self, data: st.DataObject) -> None:
         """A worker polls over HTTP; nobody holds the poll when there is nothing."""
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
-        self.take_up_to(
-            worker, data.draw(st.integers(1, 3), label="most"), "park", "gw", f"{next(self.ids)}", 10**9, "", ""
-        )
+        most = data.draw(st.integers(1, 3), label="most")
+        self.take_up_to(worker, most, "park", "gw", f"{next(self.ids)}", 10**9, 0, "", "", "")
 
     def come_back(self, data: st.DataObject) -> None:
         """A worker polls as one that has no job: it has lost what it had."""
@@ -244,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         for id in self.held_by(worker):
             reason = f"worker {worker} asked for a job as one that has none (do two workers share this id?)"
             self.lose(self.jobs[id], reason)
-        self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, "1", "ready")
+        self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, 0, "1", "ready", "")
 
     def take_up_to(self, worker: str, capacity: int, function: str = "take", *more: str | int) -> None:
         expected: list[str] = []

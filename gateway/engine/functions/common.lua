@@ -55,6 +55,7 @@ local PAUSE_MS = 2000
 local IDEMPOTENCY_MS = 24 * 3600 * 1000
 -- So long a worker is told that a job is to be stopped, should it not ask.
 local STOP_MS = 3600 * 1000
+local MOST_STOPS = 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
 
@@ -124,16 +125,17 @@ end
 -- A worker that comes over HTTP hears of it in its next poll, or in the one that waits in the process `gateway`.
 local function keep_stop(base, worker, gateway, id, attempt, state)
   local key = base .. ':stopped:' .. worker
+  if redis.call('HLEN', key) >= MOST_STOPS then return end  -- it never asks
   redis.call('HSET', key, id, attempt .. ' ' .. state)
-  redis.call('PEXPIRE', key, STOP_MS)
+  redis.call('PEXPIRE', key, STOP_MS, 'NX')
   wake(base, gateway, {kind = 'stop', job = id, worker = worker})
 end
 
 local function stop_worker(base, id, job, state)
   if not job.worker then return end
-  local worker = load(base .. ':worker:' .. job.worker, 'link', 'stops')
+  local worker = load(base .. ':worker:' .. job.worker, 'link', 'stops_at')
   if worker.link == 'http' then
-    keep_stop(base, job.worker, worker.stops, id, job.attempt, state)
+    keep_stop(base, job.worker, worker.stops_at, id, job.attempt, state)
   else
     redis.call('SPUBLISH', base .. ':stops:' .. job.worker, id .. ' ' .. job.attempt .. ' ' .. state)
   end

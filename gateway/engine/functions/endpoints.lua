@@ -18,6 +18,12 @@ local function configure(keys, args)
   return redis.status_reply('OK')
 end
 
+-- settings: returns the names and values of the settings, in one list; empty when there is no such endpoint.
+local function settings(keys)
+  if not exists(keys[1]) then return {} end
+  return redis.call('HGETALL', keys[1] .. ':settings')
+end
+
 -- remove: most jobs to cancel in this call. Deletes the endpoint in steps: first it is marked, so that nothing new comes
 -- in, then its jobs go, then the rest. Returns 1 when all is done, 0 to be called again, -1 when there is none.
 local function remove(keys, args)
@@ -50,4 +56,5 @@ local function remove(keys, args)
 end
 
 register('configure', configure)
+register('settings', settings, 'no-writes', 'allow-oom')
 register('remove', remove, 'allow-oom')

@@ -17,6 +17,7 @@ local function begin(base, queue, entry, id, worker, at)
     -- Positions go on, so that a reader's position never means two chunks; what the last attempt wrote goes.
     redis.call('UNLINK', chunks_key(base, id))
     redis.call('HSET', key, 'restarted', job.chunks or 0, 'stored', 0)
+    redis.call('HDEL', key, 'post', 'unheard')
     if job.chunks then
       wake(base, job.watchers, {kind = 'restart', job = id, position = tonumber(job.chunks)})
     end
@@ -94,7 +95,7 @@ local function hand_over(base, at, most, queues)
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
     if not worker then return end
-    local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll')
+    local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive')
     local channel = channel_of(base, worker, known.gateway)
     if listens(channel) then
       local job = begin_next(base, worker, at, queues)
@@ -102,7 +103,10 @@ local function hand_over(base, at, most, queues)
       local free = (known.free or 1) - 1
       send(channel, known, job)
       note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
-      if known.gateway then redis.call('HSET', base .. ':worker:' .. worker, 'sent', job[1] .. ' ' .. job[2]) end
+      if known.gateway then
+        redis.call('HSET', base .. ':worker:' .. worker, 'sent', job[1] .. ' ' .. job[2])
+        redis.call('ZADD', base .. ':workers', at + (known.alive or 30000), worker)
+      end
       wait_for(base, worker, free)
       left = left - 1
     else
@@ -187,6 +191,7 @@ end
 local function join(keys, args)
   local base, worker, at = keys[1], args[1], now()
   take_back(base, worker, args, at)
+  redis.call('HDEL', base .. ':worker:' .. worker, 'link', 'gateway', 'poll', 'sent')
   local epoch = (redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or 0) + 1
   note(base, worker, epoch == 1, 'given', 0, 'epoch', epoch)
   hand_over(base, at)

@@ -3,6 +3,9 @@
 -- So many attempts in a row that were lost with their worker are a crash loop.
 local CRASH_LOOP = 3
 
+-- With so much, the answer to a poll is full.
+local BYTES_PER_POLL = 4 * 1048576
+
 -- A sign of life: the worker counts as alive for `ms` more. Its first one makes it known.
 local function greet(base, worker, ms, at)
   local key = base .. ':worker:' .. worker
@@ -25,13 +28,21 @@ local function lose_all(base, worker, at)
   hand_over(base, at)
 end
 
--- What was sent in answer to this poll, once more, should the message have been lost.
-local function sent_before(base, worker, poll)
+-- Calls with each job, and its attempt, that was sent in answer to this poll, if it is the worker's newest.
+local function each_sent(base, worker, poll, callback)
   local known = load(base .. ':worker:' .. worker, 'poll', 'sent')
-  if known.poll ~= poll or not known.sent then return nil end
-  local id, attempt = string.match(known.sent, '^(%S+) (%S+)$')
-  local job = current(base, id, attempt, 'timeout', 'input', 'request')
-  return job and {id, tonumber(attempt), tonumber(job.timeout), job.input, job.request or ''}
+  if known.poll ~= poll then return end
+  for id, attempt in string.gmatch(known.sent or '', '(%S+) (%S+)') do callback(id, attempt) end
+end
+
+-- What was sent in answer to this poll, once more, should the message or the reply have been lost.
+local function sent_before(base, worker, poll)
+  local jobs = {}
+  each_sent(base, worker, poll, function(id, attempt)
+    local job = current(base, id, attempt, 'timeout', 'input', 'request')
+    if job then jobs[#jobs + 1] = {id, tonumber(attempt), tonumber(job.timeout), job.input, job.request or ''} end
+  end)
+  return jobs
 end
 
 -- RunPod's SDK asks for a last job while it ends, and waits for the answers to its polls before it does.
@@ -42,52 +53,43 @@ local function quiet_for(base, worker, at)
   return tonumber(redis.call('HGET', base .. ':worker:' .. worker, 'quiet') or 0) - at
 end
 
--- park: worker, most jobs, gateway process, poll, ms for which the worker counts as alive, '1' when it has no job (else
--- ''), its state ('' when it says that elsewhere).
--- Begins jobs for a poll, as `take` does. When there are none, one that comes is sent to the process. With the same poll
--- again, which is for a process that may have missed a message, it returns what was sent already. For a worker that is
--- about to end, it returns the ms after which the poll is to end without a job.
+-- park: worker, most jobs, gateway process, poll, ms for which the worker counts as alive, ms for which the poll is held,
+-- '1' when the worker has no job (else ''), its state ('' when it says that elsewhere), '1' when this poll looks again.
+-- Begins jobs for a poll, as `take` does. When there are none, one that comes is sent to the process. When it looks again,
+-- since a message may have been lost, it gets what was sent already; and nothing when the worker has a newer poll. For a
+-- worker that is about to end, it returns the ms after which the poll is to end without a job.
 local function park(keys, args)
   local base, worker, most, process, poll, at = keys[1], args[1], tonumber(args[2]), args[3], args[4], now()
+  local alive, held, state, again = tonumber(args[5]), tonumber(args[6]), args[8], args[9] == '1'
   if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
   local key, quiet = base .. ':worker:' .. worker, quiet_for(base, worker, at)
   if quiet > 0 then return quiet end
-  greet(base, worker, tonumber(args[5]), at)
-  local jobs = {sent_before(base, worker, poll)}
+  local newest = again and redis.call('HGET', key, 'poll')
+  if newest and newest ~= poll then return {} end
+  local jobs, size, sent = again and sent_before(base, worker, poll) or {}, 0, {}
   if #jobs == 0 then
-    if args[6] == '1' then lose_all(base, worker, at) end
-    while #jobs < most do
+    if args[7] == '1' then lose_all(base, worker, at) end
+    while #jobs < most and size < BYTES_PER_POLL do
       local job = begin_next(base, worker, at)
       if not job then break end
       jobs[#jobs + 1] = job
+      size = size + #job[4] + #job[5]
     end
   end
-  for _, job in ipairs(jobs) do
+  for i, job in ipairs(jobs) do
+    sent[i] = job[1] .. ' ' .. job[2]
     if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
   end
-  local free, state = #jobs == 0 and 1 or 0, args[7]
-  redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free)
-  redis.call('HDEL', key, 'sent')
+  local free = #jobs == 0 and 1 or 0
+  greet(base, worker, alive + free * held, at)
+  redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free, 'alive', alive, 'sent', table.concat(sent, ' '))
   if state ~= '' then
     local crashes = tonumber(redis.call('HGET', key, 'crashes') or 0)
     redis.call('HSET', key, 'state', crashes >= CRASH_LOOP and 'crashing' or state)
+    redis.call('HDEL', key, 'trouble')
   end
   wait_for(base, worker, free)
   return jobs
-end
-
--- unpark: worker, poll, ms for which the worker counts as alive from now on. The poll takes no more. Returns 1 when a job
--- was sent to it, so that the message is on its way, else 0.
-local function unpark(keys, args)
-  local base, worker, at = keys[1], args[1], now()
-  local key = base .. ':worker:' .. worker
-  local known = load(key, 'poll', 'sent')
-  if known.poll ~= args[2] then return 0 end
-  redis.call('HDEL', key, 'poll', 'sent')
-  redis.call('HSET', key, 'free', 0)
-  redis.call('ZREM', base .. ':waiting', worker)
-  redis.call('ZADD', base .. ':workers', 'XX', at + args[3], worker)
-  return known.sent and 1 or 0
 end
 
 -- refuse: job id, attempt. The job was begun for a worker and never reached it: it goes back, and that was no try.
@@ -101,8 +103,27 @@ local function refuse(keys, args)
   return redis.status_reply('OK')
 end
 
--- keep: worker, then (job id, attempt) pairs of what it has. Whatever else it was given goes back, and that was no try.
-local function keep(keys, args)
+-- unpark: worker, poll, ms for which the worker counts as alive from now on, '1' to put back what was sent to the poll,
+-- since it will not arrive (else ''). The poll takes no more. Returns 1 when a job was sent to it and not put back, so that
+-- the message is on its way, else 0.
+local function unpark(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key = base .. ':worker:' .. worker
+  local known = load(key, 'poll', 'sent')
+  if known.poll ~= args[2] then return 0 end
+  if args[4] == '1' then
+    each_sent(base, worker, args[2], function(id, attempt) refuse({base}, {id, attempt}) end)
+    known.sent = ''
+  end
+  redis.call('HDEL', key, 'poll', 'sent')
+  redis.call('HSET', key, 'free', 0)
+  redis.call('ZREM', base .. ':waiting', worker)
+  redis.call('ZADD', base .. ':workers', 'XX', at + args[3], worker)
+  return (known.sent or '') ~= '' and 1 or 0
+end
+
+-- return: worker, then (job id, attempt) pairs of what it has. Whatever else it was given goes back, and that was no try.
+local function return_others(keys, args)
   local base, at = keys[1], now()
   take_back(base, args[1], args, at)
   hand_over(base, at)
@@ -126,20 +147,21 @@ local function chunk(keys, args)
   return reply
 end
 
--- unheard: job id, worker, chunks. The worker did not get the answer to its post, and will repeat it.
+-- unheard: job id, worker, SHA-1 of the chunks with a space between them. The worker did not get the answer to its post,
+-- and will repeat it.
 local function unheard(keys, args)
   local job = current(keys[1], args[1], '@' .. args[2])
   if not job then return 0 end
-  return redis.call('HSET', job_key(keys[1], args[1]), 'unheard', redis.sha1hex(table.concat(args, ' ', 3)))
+  return redis.call('HSET', job_key(keys[1], args[1]), 'unheard', args[3])
 end
 
 -- The worker is about to end: its polls end, and for a while it gets no job.
 local function retire(base, worker, at)
   local key = base .. ':worker:' .. worker
-  local known = load(key, 'gateway', 'stops')
+  local known = load(key, 'gateway', 'stops_at')
   redis.call('ZREM', base .. ':waiting', worker)
   note(base, worker, true, 'free', 0, 'quiet', at + QUIET_MS)
-  for process in pairs({[known.gateway or ''] = true, [known.stops or ''] = true}) do
+  for process in pairs({[known.gateway or ''] = true, [known.stops_at or ''] = true}) do
     wake(base, process, {kind = 'quit', worker = worker})
   end
 end
@@ -147,8 +169,10 @@ end
 -- done: worker, '1' when it is about to end (else ''), then as `finish`. A worker that brings a result has not crashed.
 local function done(keys, args)
   local base, worker = keys[1], args[1]
-  redis.call('HDEL', base .. ':worker:' .. worker, 'crashes', 'trouble')
-  if args[2] == '1' then retire(base, worker, now()) end
+  if current(base, args[3], args[4]) then  -- else it is said once more
+    redis.call('HDEL', base .. ':worker:' .. worker, 'crashes', 'trouble')
+    if args[2] == '1' then retire(base, worker, now()) end
+  end
   return finish(keys, {unpack(args, 3)})
 end
 
@@ -168,7 +192,7 @@ local function ping(keys, args)
     if job.worker == worker and job.state == 'IN_PROGRESS' then
       redis.call('XCLAIM', queue_key(base, job.queue), GROUP, worker, 0, job.entry, 'JUSTID')
     elseif job.worker ~= worker or not job.committed then  -- else it has just finished it
-      local process = redis.call('HGET', key, 'stops')
+      local process = redis.call('HGET', key, 'stops_at')
       keep_stop(base, worker, process, id, job.attempt or 0, job.state or 'GONE')
     end
   end
@@ -193,14 +217,14 @@ local function stops(keys, args)
   if #found > 0 or args[2] == '' then return found end
   local quiet = quiet_for(base, worker, now())
   if quiet > 0 then return quiet end
-  note(base, worker, true, 'stops', args[2], 'link', 'http')
+  note(base, worker, true, 'stops_at', args[2], 'link', 'http')
   return found
 end
 
 register('park', park)
 register('unpark', unpark, 'allow-oom')
 register('refuse', refuse, 'allow-oom')
-register('keep', keep)
+register('return', return_others)
 register('chunk', chunk)
 register('unheard', unheard, 'allow-oom')
 register('done', done, 'allow-oom')

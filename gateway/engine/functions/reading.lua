@@ -20,16 +20,27 @@ end
 
 local WORKER_STATES = {'initializing', 'idle', 'running', 'unhealthy', 'crashing'}
 
+-- With so many workers, counting them is put off for so long.
+local MANY_WORKERS = 100
+local CENSUS_MS = 1000
+
 -- Workers that are alive, by what they do: a number for each of WORKER_STATES.
 local function count_workers(base, at)
   local counts, places = {}, {}
   for i, state in ipairs(WORKER_STATES) do counts[i], places[state] = 0, i end
-  local alive = redis.call('ZRANGE', base .. ':workers', at, '+inf', 'BYSCORE')
-  if #alive == 0 then return counts end
+  local number = redis.call('ZCOUNT', base .. ':workers', at, '+inf')
+  if number == 0 then return counts end
+  if number > MANY_WORKERS then
+    local census = cjson.decode(redis.call('HGET', base .. ':counts', 'census') or '{}')
+    if at - (census.at or 0) < CENSUS_MS then return census.counts end
+  end
   local held = jobs_in_hand(base)
-  for _, worker in ipairs(alive) do
+  for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', at, '+inf', 'BYSCORE')) do
     local place = places[state_seen(redis.call('HGET', base .. ':worker:' .. worker, 'state'), held[worker])]
     if place then counts[place] = counts[place] + 1 end
+  end
+  if number > MANY_WORKERS then
+    redis.call('HSET', base .. ':counts', 'census', cjson.encode({at = at, counts = counts}))
   end
   return counts
 end
@@ -188,6 +199,6 @@ register('status', status, 'allow-oom')
 register('unwatch', unwatch, 'allow-oom')
 register('read', read, 'allow-oom')
 register('poll', poll, 'allow-oom')
-register('health', health, 'no-writes', 'allow-oom')
+register('health', health, 'allow-oom')
 register('workers', workers, 'no-writes', 'allow-oom')
 register('list', list, 'no-writes', 'allow-oom')

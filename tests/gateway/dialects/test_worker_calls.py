@@ -243,6 +243,19 @@ class TestStops:
         await pod.target.post(f"/cancel/{id}")
         assert (await stopping).json() == {"jobsToStop": [id], "stops": [[id, 1, "CANCELLED"]]}
 
+    async def test_come_at_once_also_when_an_older_poll_ends_at_another_gateway(
+        self, pod: RunPodWorker, small_gateway: Gateway
+    ) -> None:
+        id = await pod.begin()
+        async with httpx.AsyncClient(base_url=small_gateway.url, timeout=30) as other:
+            older = asyncio.create_task(RunPodWorker(pod.target, other).get("job-stop", wait=500))
+            assert await still_waits(older)
+            newer = asyncio.create_task(pod.get("job-stop", wait=20_000))
+            assert (await older).status_code == 204
+            await pod.target.post(f"/cancel/{id}")
+            async with asyncio.timeout(5):
+                assert (await newer).json()["jobsToStop"] == [id]
+
     async def test_that_come_between_two_polls_are_not_lost(self, pod: RunPodWorker) -> None:
         ids = [await pod.begin(number) for number in range(2)]
         for id in ids:
@@ -296,6 +309,7 @@ class TestResults:
             ({"error": "broke"}, False, {"status": "FAILED", "error": "broke"}),
             ({"error": "broke", "output": {"a": 1}}, False, {"status": "FAILED", "error": "broke"}),
             ({"error": {"code": "é"}}, False, {"status": "FAILED", "error": '{"code": "é"}'}),
+            (b'{"error": "half a pair: \\ud800"}', False, {"status": "FAILED", "error": "half a pair: ?"}),
             ({"error": "", "output": 1}, False, {"status": "COMPLETED", "output": 1}),
             ({"error": None, "output": 1}, False, {"status": "COMPLETED", "output": 1}),
         ],
@@ -316,9 +330,15 @@ class TestResults:
         assert found["status"] == "FAILED"
         assert found["error"].startswith("what the worker sent cannot be taken: it is not")
 
-    async def test_that_are_too_large_fail_the_job(
-        self, small_gateway: Gateway, make_target: Make, direct: httpx.AsyncClient
-    ) -> None:
+    async def test_that_break_off_on_their_way_are_no_result(self, pod: RunPodWorker, gateway: Gateway) -> None:
+        id = await pod.begin()
+        for path in (f"job-done/pod/{id}", f"job-stream/pod/{id}"):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as worker:
+                worker.sendall(bare_request(pod.target, "POST", path, body=b'{"output": "abcdef"}')[:-5])
+        assert await pod.done(id, {"output": 1}) == {"status": "OK"}
+        assert (await pod.target.status(id))["output"] == 1
+
+    async def test_that_are_too_large_fail_the_job(self, make_target: Make, direct: httpx.AsyncClient) -> None:
         pod = RunPodWorker(await make_target(), direct)
         id = await pod.begin()
         await pod.done(id, b'{"output": "%b"}' % (b"x" * 20_100_000))
@@ -371,6 +391,11 @@ class TestChunks:
         assert len(chunks) > 1
         assert "".join(chunks) == text
 
+    async def test_a_large_string_with_half_a_surrogate_pair(self, pod: RunPodWorker) -> None:
+        id = await pod.begin()
+        await pod.say("job-stream", id, b'{"output": "\\ud800%b"}' % (b"x" * 1_100_000))
+        assert len((await pod.target.poll(id))["stream"]) == 2
+
     async def test_another_large_value_fails_the_job(self, pod: RunPodWorker) -> None:
         id = await pod.begin()
         await pod.say("job-stream", id, {"output": ["x" * 1_000_000]})
@@ -404,6 +429,21 @@ class TestOurSdk:
             assert await pod.say("job-stream", id, body, attempt=1, first=first) == {"status": "OK"}
         text = (await pod.target.get(f"/stream/{id}")).content
         assert b'[{"output":"a"},{"output":1.50},{"output":{"b" : 1}}]' in text
+
+    @pytest.mark.parametrize(
+        ("body", "first", "status"),
+        [(b"[1]", 5, 409), (b"[1]", 0, 400), (b"[1]", "x", 400)],
+    )
+    async def test_chunks_that_cannot_be_next(self, pod: RunPodWorker, body: bytes, first: Any, status: int) -> None:
+        id = await pod.begin()
+        response = await pod.post("job-stream", id, body, attempt=1, first=first)
+        assert (response.status_code, (await pod.target.status(id))["status"]) == (status, "IN_PROGRESS")
+
+    @pytest.mark.parametrize("body", [b"{}", b"[", b"[%b]" % b",".join([b"1"] * 1001), b'["%b"]' % (b"x" * 1_000_001)])
+    async def test_chunks_that_cannot_be_taken_fail_the_job(self, pod: RunPodWorker, body: bytes) -> None:
+        id = await pod.begin()
+        assert await pod.say("job-stream", id, body, attempt=1, first=1) == {"status": "OK"}
+        assert (await pod.target.status(id))["status"] == "FAILED"
 
     async def test_names_the_attempt(self, pod: RunPodWorker) -> None:
         id = await pod.begin()
@@ -451,7 +491,9 @@ class TestOurSdk:
     @pytest.mark.parametrize(
         ("name", "body"),
         [("ping", b"{"), ("ping", b"{}"), ("ping", b'{"gone_ms":5,"concurrency":1,"state":"ready"}'),
-         ("ping", b'{"gone_ms":5000,"concurrency":1,"state":"a b"}'), ("job-return", b"[]"),
+         ("ping", b'{"gone_ms":5000,"concurrency":1,"state":"a b"}'),
+         ("ping", b'{"gone_ms":5000,"concurrency":1,"state":"ready","description":{"a":"%b"}}' % (b"x" * 16_000)),
+         ("job-return", b"[]"),
          ("job-return", b'{"attempts":[["x"]]}'), ("job-return", b'{"attempts":[["x",0]]}')],
     )  # fmt: skip
     async def test_what_makes_no_sense(self, pod: RunPodWorker, name: str, body: bytes) -> None:
@@ -512,8 +554,9 @@ class TestKeys:
         self, target: Target, make_target: Make, direct: httpx.AsyncClient, method: str, path: str
     ) -> None:
         other = await make_target()
-        for key in ("", API_KEY, other.worker_key, f"Bearer {other.worker_key}"):
-            response = await direct.request(method, f"{target.path}/{path}", headers={"Authorization": key})
+        keys = ("", API_KEY, other.worker_key, f"Bearer {other.worker_key}")
+        calls = [direct.request(method, f"{target.path}/{path}", headers={"Authorization": key}) for key in keys]
+        for response in await asyncio.gather(*calls):
             assert response.status_code == 401
             assert "worker key" in response.json()["error"]
 
@@ -535,14 +578,18 @@ class TestKeys:
         response = await direct.request(method, f"{target.path}/{path}", headers=bearer(target.worker_key))
         assert response.status_code == 401
 
-    async def test_a_new_key_is_good_at_once(self, make_target: Make, direct: httpx.AsyncClient) -> None:
+    async def test_a_new_key_is_good_soon(self, make_target: Make, direct: httpx.AsyncClient) -> None:
         target = await make_target()
         pod = RunPodWorker(target, direct)
         assert (await pod.get("ping")).status_code == 200
         await target.http.delete(f"/v1/endpoints/{target.id}")
         created = (await target.http.post("/v1/endpoints", json={"id": target.id})).json()
-        response = await direct.get(f"{target.path}/ping/pod", headers=bearer(created["workerKey"]))
-        assert response.status_code == 200
+
+        async def is_good() -> bool:
+            headers = bearer(created["workerKey"])
+            return (await direct.get(f"{target.path}/ping/pod", headers=headers)).status_code == 200
+
+        await eventually(is_good)
 
     @pytest.mark.parametrize("worker", ["a b", "é", "-a", "a" * 64])
     async def test_ids_that_no_worker_can_have(self, target: Target, direct: httpx.AsyncClient, worker: str) -> None:
@@ -563,6 +610,11 @@ class TestListing:
     async def test_what_makes_no_sense(self, target: Target, query: dict[str, Any]) -> None:
         assert (await target.get("/workers", params=query)).status_code == 400
 
+    async def test_a_description_may_be_anything(self, target: Target) -> None:
+        body = b'{"id": "w", "description": {"gpu": 123456789012345678901234567890, "a": 1.50}}'
+        await target.post("/workers", body, headers=bearer(target.worker_key))
+        assert b'"gpu":123456789012345678901234567890' in (await target.get("/workers")).content
+
     async def test_of_no_endpoint(self, target: Target) -> None:
         assert (await target.http.get("/v2/no-such-endpoint/workers")).status_code == 404
 
@@ -582,15 +634,22 @@ async def test_polls_end_with_the_gateway(backing: Server, tmp_path: Path) -> No
         gateway.wait()
 
 
-async def test_while_the_store_is_away_workers_are_told_to_pause(tmp_path: Path, own_server: Server) -> None:
+async def test_while_the_store_is_away_workers_pause_and_results_wait(tmp_path: Path, own_server: Server) -> None:
     gateway = Gateway(tmp_path / "gateway", own_server.url, api_keys=API_KEY, endpoints="e", insecure="true")
     async with client_of(gateway) as http, httpx.AsyncClient(base_url=gateway.url, timeout=30) as direct:
         pod = RunPodWorker(Target(http, {"id": "e", "workerKey": "any"}), direct)
-        taking = asyncio.create_task(pod.get("job-take"))
-        await parked(pod.target)
+        id = await pod.begin()
+        parked_poll = asyncio.create_task(pod.get("job-take", job_in_progress=1))
+        assert await still_waits(parked_poll)
         own_server.kill()
-        response = await taking
-        assert (response.status_code, response.headers["retry-after"]) == (429, "5")
-        for answer in (await pod.get("ping"), await pod.post("job-done", "j", {"output": 1})):
-            assert answer.status_code == 503
+        posted = asyncio.create_task(pod.done(id, {"output": 1}))
+        assert (await parked_poll).status_code == 429
+        ours, *theirs = await asyncio.gather(  # the endpoint was looked up long ago
+            pod.get("job-take", wait=1000), pod.get("job-take"), pod.get("job-stop")
+        )
+        assert [(answer.status_code, answer.headers["retry-after"]) for answer in theirs] == [(429, "5")] * 2
+        assert (ours.status_code, (await pod.get("ping")).status_code) == (503, 503)
+        own_server.start()
+        assert await posted == {"status": "OK"}
+        assert (await pod.target.status(id))["output"] == 1
     gateway.stop()
