@@ -28,7 +28,7 @@ local CENSUS_MS = 1000
 local function count_workers(base, at)
   local counts, places = {}, {}
   for i, state in ipairs(WORKER_STATES) do counts[i], places[state] = 0, i end
-  local number = redis.call('ZCOUNT', base .. ':workers', at, '+inf')
+  local number = redis.call('ZCARD', base .. ':workers')
   if number == 0 then return counts end
   if number > MANY_WORKERS then
     local census = cjson.decode(redis.call('HGET', base .. ':counts', 'census') or '{}')
