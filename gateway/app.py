@@ -16,14 +16,18 @@ from starlette.types import Receive, Scope, Send
 from .access.credentials import Credentials
 from .access.keys import ApiKeys, WorkerKeys
 from .access.local import check_local, is_loopback
+from .access.workers import WorkerAccess
 from .dialects.manage import Manage
 from .dialects.runpod import RunPod
+from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
 from .engine.endpoints import Config, Endpoints
 from .engine.engine import Engine
+from .engine.polls import Polls
+from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
-from .http import Call, Endpoint, Operation
+from .http import Call, Check, Endpoint, Operation
 from .settings import Settings
 from .store import open_store
 
@@ -33,7 +37,7 @@ logger = logging.getLogger(__name__)
 class App:
     """The gateway as an ASGI app. It connects at the start of its lifespan, in the event loop that serves it.
 
-    The client operations are found in a table, by the parts of their path, before anything else; all the rest goes
+    The operations on jobs are found in a table, by the parts of their path, before anything else; all the rest goes
     through Starlette's router. Its middleware and its search through the routes took a quarter of the time of a `/run`.
     """
 
@@ -50,8 +54,12 @@ class App:
         """Serves a connection."""
         if scope["type"] == "http":
             parts = scope["path"].split("/")
-            if len(parts) in (4, 5) and parts[1] == "v2" and (found := self._operations.get((parts[3], len(parts)))):
-                scope["path_params"] = {"endpoint": parts[2], "job": parts[-1]}
+            if 4 <= len(parts) <= 6 and parts[1] == "v2" and (found := self._operations.get((parts[3], len(parts)))):
+                scope["path_params"] = {
+                    "endpoint": parts[2],
+                    "worker": parts[min(4, len(parts) - 1)],
+                    "job": parts[-1],
+                }
                 await found(scope, receive, send)
                 return
         await self._router(scope, receive, send)
@@ -69,10 +77,14 @@ class App:
         upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
         for id in self._settings.endpoints:
             await ensure_endpoint(endpoints, id)
-        for path, (operation, methods) in RunPod(engine, self._settings).operations().items():
-            _, name, *job = path.split("/")
-            self._operations[name, 4 + len(job)] = Endpoint(operation, methods, self._check)
-        self._router.routes.extend(self._routes(engine, endpoints, credentials))
+        polls = Polls(engine.batcher, engine.wakeups)
+        access = WorkerAccess(endpoints, self._worker_keys)
+        self._serve(RunPod(engine, self._settings).operations(), self._check)
+        # A worker's key is of one endpoint, so the operations themselves check it.
+        calls = WorkerCalls(polls, Reports(engine.batcher), access, self._settings)
+        workers = Workers(engine, credentials, access, self._api_keys, self._settings)
+        self._serve(calls.operations() | workers.operations(), self._check_local)
+        self._router.routes.extend(self._routes(endpoints, credentials))
         upkeep.start()
         loop = asyncio.get_running_loop()
         self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
@@ -80,24 +92,23 @@ class App:
             yield
         self._drain = _nothing
         await upkeep.stop()
+        await polls.close()
         await engine.close()
         await store.close()
 
-    def _routes(self, engine: Engine, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
-        workers = Workers(engine, endpoints, credentials, self._worker_keys, self._settings)
+    def _serve(self, operations: dict[str, tuple[Operation, tuple[str, ...]]], check: Check) -> None:
+        for path, (operation, methods) in operations.items():
+            _, name, *rest = path.split("/")
+            self._operations[name, 4 + len(rest)] = Endpoint(operation, methods, check)
+
+    def _routes(self, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
         manage: dict[str, dict[str, Operation]] = {}
         for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
             manage.setdefault(path, {})[method] = operation
-        routes: list[BaseRoute] = [
-            # A worker's key is of one endpoint, so the operation itself checks it.
-            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check_local))
-            for path, (operation, methods) in workers.operations().items()
-        ]
-        routes += [
+        return [
             Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
             for path, operations in manage.items()
         ]
-        return routes
 
     def _check_local(self, call: Call) -> None:
         if self._local:

@@ -9,7 +9,8 @@
     │   ├── MethodNotAllowed    405
     │   ├── RequestTimeout      408  the body came too slowly
     │   ├── Conflict            409  the job or endpoint is in another state than the request needs
-    │   └── TooLarge            413
+    │   ├── TooLarge            413
+    │   └── TooManyRequests     429  come back later
     └── Unavailable             503  the store cannot be reached or cannot take more
 StartupError                    the operator's settings or surroundings are not usable; ends the process
 
@@ -86,6 +87,15 @@ class TooLarge(ClientError):
     """The body is over the operation's limit."""
 
     status = 413
+
+
+class TooManyRequests(ClientError):
+    """The client is to pause before it comes again."""
+
+    status = 429
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message, {"Retry-After": str(seconds)})
 
 
 class Unavailable(Error):

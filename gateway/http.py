@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
@@ -23,14 +23,30 @@ from .store import OUTAGES
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_DROP = 1.0
+NO_CONTENT = 204
+
+CONNECTION = "runlane.connection"
+"""The key in the scope under which our server puts the `Connection` that a request came over."""
+
+
+class Connection(Protocol):
+    """What the server knows of a client's connection."""
+
+    on_undelivered: Callable[[], None] | None
+    """Called when the connection was lost with the last answer, so that the client has not read it."""
+
+    @property
+    def peer_has_closed(self) -> bool:
+        """Whether the client has closed its end, also when the event loop has not come to notice."""
 
 
 class Reply(NamedTuple):
-    """An answer: JSON as bytes."""
+    """An answer, JSON unless `content_type` says otherwise; with the status 204 there is no body."""
 
     body: bytes
     status: int = 200
     headers: Mapping[str, str] = {}
+    content_type: bytes = b"application/json"
 
 
 class Call:
@@ -87,6 +103,16 @@ class Call:
         if not (text.isascii() and text.isdigit() and len(text) < 16 and least <= int(text) <= most):
             raise BadRequest(f"{name} must be {least} to {most} ms, not {text[:40]!r}")
         return int(text)
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that it came over; None under a server that is not ours."""
+        return self._scope.get(CONNECTION)
+
+    async def hung_up(self) -> None:
+        """Returns when the client has; for requests whose body has been read, or that have none."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def body(self, limit: int, seconds: float) -> bytes:
         """The whole body. Its size is checked while it comes in.
@@ -182,7 +208,9 @@ def error_reply(error: Error) -> Reply:
 
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends a whole answer."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body))]
+    headers = []
+    if reply.status != NO_CONTENT:
+        headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))]
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

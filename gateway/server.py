@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
@@ -22,10 +22,14 @@ from .app import App
 from .children import die_with
 from .engine.endpoints import ID
 from .errors import StartupError
+from .http import CONNECTION
 from .settings import Settings
 from .store import open_store
 
 SECONDS_TO_DRAIN = 30
+
+# Of Linux' <linux/tcp.h>.
+TCP_ESTABLISHED = 1
 
 # Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
 SO_ATTACH_FILTER = 26
@@ -61,6 +65,10 @@ class _Gathering:
         self._send()
         self._transport.close()
 
+    @property
+    def holds_data(self) -> bool:
+        return bool(self._gathered)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
@@ -76,10 +84,29 @@ class Protocol(HttpToolsProtocol):
     could not know whether it was executed. And an answer that is not large leaves in one piece."""
 
     _ending = False
+    on_undelivered: Callable[[], None] | None = None
+    """Of `Connection`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of asyncio: a client is there."""
         super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent."""
+        undelivered = exc is not None or cast(_Gathering, self.transport).holds_data
+        super().connection_lost(exc)
+        if undelivered and self.on_undelivered is not None:
+            self.on_undelivered()
+
+    @property
+    def peer_has_closed(self) -> bool:
+        """Of `Connection`."""
+        connection = self.transport.get_extra_info("socket")
+        try:
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except (AttributeError, OSError):  # not Linux, or not TCP
+            return False
+        return bool(state != TCP_ESTABLISHED)
 
     def shutdown(self) -> None:
         """Of uvicorn: the server ends."""
@@ -91,6 +118,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Of httptools: a request begins."""
         super().on_headers_complete()
+        self.on_undelivered = None  # a client that asks again has read the last answer
+        cast(dict[str, Any], self.scope)[CONNECTION] = self
         if self._ending:
             self.cycle.keep_alive = False
 

@@ -46,6 +46,7 @@ class Settings:
     run_retention_seconds: int = _setting(1800, "how long the result of /run is kept", least=1)
     runsync_retention_seconds: int = _setting(60, "how long the result of /runsync is kept", least=1)
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
+    poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
     log_level: str = _setting("info", "debug, info, warning or error")
 
 

@@ -280,7 +280,9 @@ class Worker:
 
     @property
     def _state(self) -> str:
-        if self._failures and (not self._ready or self._failures >= CRASH_LOOP):
+        if self._failures >= CRASH_LOOP:
+            return "crashing"
+        if self._failures and not self._ready:
             return "unhealthy"
         return "ready" if self._ready else "initializing"
 

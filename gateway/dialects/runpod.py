@@ -161,7 +161,7 @@ class RunPod:
                         "ready": workers.idle + workers.running,
                         "running": workers.running,
                         "throttled": 0,
-                        "unhealthy": workers.unhealthy,
+                        "unhealthy": workers.unhealthy + workers.crashing,
                     },
                 }
             )

@@ -1,31 +1,40 @@
-"""How workers come and go. A worker registers over HTTP with its endpoint's worker key and gets what it needs to work
-at the store directly; from then on it calls the engine's functions itself."""
+"""How workers of our own SDK come and go, and which there are. A worker registers over HTTP with its endpoint's worker
+key and gets what it needs to work at the store directly, where it then calls the engine's functions itself; one that
+cannot reach the store goes on over HTTP (`worker_calls`), as RunPod's do, which do not register."""
 
-import re
+import logging
 import secrets
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
 from msgspec import Meta
+from redis.exceptions import ResponseError
 
 from ..access.credentials import Credentials
-from ..access.keys import WorkerKeys
+from ..access.keys import ApiKeys
+from ..access.workers import WorkerAccess
 from ..engine import keys
-from ..engine.endpoints import Endpoints
 from ..engine.engine import Engine
+from ..engine.engine import Worker as Known
 from ..errors import BadRequest, NotFound
 from ..http import Answer, Call, Operation, Reply
 from ..settings import Settings
 from ..store import LIBRARY
+from .worker_calls import WORKER_ID
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64_000
-_WORKER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?")
+MOST_LISTED = 1000
+PING_SECONDS = 10
 
 
 class _Registration(msgspec.Struct):
     id: Annotated[str, Meta(max_length=63)] | None = None
     description: dict[str, msgspec.Raw] = {}
+    link: Literal["redis", "http"] = "redis"
+    restarted: bool = False
 
 
 _decode = msgspec.json.Decoder(_Registration).decode
@@ -35,37 +44,54 @@ class Workers:
     """The operations under /v2/{endpoint}/workers."""
 
     def __init__(
-        self,
-        engine: Engine,
-        endpoints: Endpoints,
-        credentials: Credentials,
-        worker_keys: WorkerKeys,
-        settings: Settings,
+        self, engine: Engine, credentials: Credentials, access: WorkerAccess, api_keys: ApiKeys, settings: Settings
     ) -> None:
         self._engine = engine
-        self._endpoints = endpoints
         self._credentials = credentials
-        self._keys = worker_keys
+        self._access = access
+        self._api_keys = api_keys
         self._settings = settings
 
     def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
         """Path under /v2/{endpoint}, operation and its methods."""
         return {
-            "/workers": (self.register, ("POST",)),
+            "/workers": (self.workers, ("GET", "POST")),
             "/workers/{worker}": (self.leave, ("DELETE",)),
+            "/worker-env": (self.environment, ("GET",)),
         }
+
+    async def workers(self, call: Call) -> Answer:
+        """GET: the workers that are alive, for clients. POST: takes one in."""
+        if call.method == "POST":
+            return await self.register(call)
+        self._api_keys.check(call.header(b"authorization"))
+        query = call.query
+        limit, cursor = query.get("limit", "100"), query.get("cursor", "0")
+        for name, text, most in (("limit", limit, MOST_LISTED), ("cursor", cursor, 10**9)):
+            if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= most):
+                raise BadRequest(f"{name} must be a whole number up to {most}, not {text[:40]!r}")
+        found = await self._engine.workers(call.endpoint, int(cursor), int(limit) or 1)
+        after = str(int(cursor) + len(found)) if len(found) == (int(limit) or 1) else None
+        return Reply(orjson.dumps({"workers": [_shown(worker) for worker in found], "next": after}))
+
+    async def environment(self, call: Call) -> Answer:
+        """What `runlane worker-env` has to know; it also says whether the key is right."""
+        endpoint = await self._access.admit(call)
+        seconds = max(1, min(PING_SECONDS, endpoint.lease_ms // 3000))
+        return Reply(orjson.dumps({"endpoint": endpoint.id, "pingIntervalMs": seconds * 1000}))
 
     async def register(self, call: Call) -> Answer:
         """Takes a worker in, or gives one that lost its user at the store a new one."""
-        endpoint = await self._endpoints.get(call.endpoint)
-        self._keys.check(endpoint.id, endpoint.worker_key, call.header(b"authorization"))
+        endpoint = await self._access.admit(call)
         try:
             registration = _decode(await call.body(MOST_BYTES, self._settings.body_seconds) or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"not a registration: {error}") from None
         worker = registration.id or secrets.token_hex(8)
-        if not _WORKER_ID.fullmatch(worker):
+        if not WORKER_ID.fullmatch(worker):
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
+        if registration.restarted:
+            await self._engine.leave(endpoint.id, worker)
         await self._engine.introduce(
             endpoint.id, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
         )
@@ -73,7 +99,7 @@ class Workers:
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._credentials.grant(endpoint.id, worker),
+                    "redis": await self._grant(endpoint.id, worker) if registration.link == "redis" else None,
                     "library": LIBRARY,
                     "base": keys.base(endpoint.id),
                     "lease_ms": endpoint.lease_ms,
@@ -85,10 +111,40 @@ class Workers:
 
     async def leave(self, call: Call) -> Answer:
         """Lets a worker go: its user is deleted, and what it still holds goes back into the queue."""
-        endpoint = await self._endpoints.get(call.endpoint)
-        self._keys.check(endpoint.id, endpoint.worker_key, call.header(b"authorization"))
+        endpoint = await self._access.admit(call)
         worker = call.parameters["worker"]
-        if not _WORKER_ID.fullmatch(worker):
+        if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        await self._credentials.revoke(endpoint.id, worker)
+        try:
+            await self._credentials.revoke(endpoint.id, worker)
+        except ResponseError as error:
+            logger.debug("the store has no user to delete for worker %s: %s", worker, error)
         return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.id, worker)}))
+
+    async def _grant(self, endpoint: str, worker: str) -> dict[str, Any] | None:
+        """None when the store does not let us make users, as some managed ones do not."""
+        try:
+            return await self._credentials.grant(endpoint, worker)
+        except ResponseError as error:
+            logger.warning("the store makes no user for worker %s, which goes over HTTP instead: %s", worker, error)
+            return None
+
+
+def _shown(worker: Known) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = msgspec.json.decode(worker.description or b"{}", type=dict[str, Any])
+    except msgspec.DecodeError:
+        said = {}
+    return {
+        "id": worker.id,
+        "state": "unhealthy" if worker.state == "crashing" else worker.state,
+        "crashLoop": worker.state == "crashing",
+        "trouble": worker.trouble,
+        "jobsInHand": worker.jobs,
+        "concurrency": worker.concurrency,
+        "lastSeen": worker.seen,
+        "gpu": said.pop("gpu", None),
+        "sdk": said.pop("sdk", None),
+        "link": worker.link or "redis",
+        "description": said,
+    }

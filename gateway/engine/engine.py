@@ -50,6 +50,7 @@ class Workers(msgspec.Struct, frozen=True):
     idle: int
     running: int
     unhealthy: int
+    crashing: int
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -65,6 +66,8 @@ class Queued(msgspec.Struct, frozen=True):
             return "retry_delayed"
         if self.workers.idle or self.workers.running:
             return "at_capacity"
+        if self.workers.crashing:
+            return "workers_crashing"
         if self.workers.initializing:
             return "workers_initializing"
         return "workers_unhealthy" if self.workers.unhealthy else "no_workers"
@@ -91,6 +94,20 @@ class Job(msgspec.Struct, frozen=True):
     def final(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in FINAL
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A worker that is alive. `seen`: its last sign of life, in ms since the epoch; `link`: "http" when it comes
+    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it says of itself."""
+
+    id: str
+    state: str
+    jobs: int
+    seen: int | None
+    concurrency: int | None
+    link: str | None
+    trouble: str | None
+    description: bytes | None
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -281,6 +298,17 @@ class Engine:
                 break
         return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
 
+    async def workers(self, endpoint: str, skip: int, count: int) -> list[Worker]:
+        """Up to `count` workers that are alive, after the first `skip`.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
+        reply = await self._call(endpoint, "workers", skip, count)
+        if reply is None:
+            raise NotFound(f"no endpoint {endpoint}")
+        return [_worker(row) for row in reply]
+
     async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
         """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""
         await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
@@ -293,6 +321,20 @@ class Engine:
         return await self.batcher.call(keys.base(endpoint), function, *arguments)
 
 
+def _worker(row: list[Any]) -> Worker:
+    id, state, jobs, seen, concurrency, link, trouble, description = row
+    return Worker(
+        id.decode(),
+        state.decode(),
+        jobs,
+        seen,
+        int(concurrency) if concurrency else None,
+        link.decode() if link else None,
+        trouble.decode(errors="replace") if trouble else None,
+        description,
+    )
+
+
 def _job(id: str, reply: list[Any]) -> Job:
     if not reply:
         raise NotFound(f"no job {id}")
@@ -301,7 +343,7 @@ def _job(id: str, reply: list[Any]) -> Job:
     queued = None
     if len(reply) > 10:
         position = reply[10]
-        queued = Queued(None if position < 0 else position + 1, Workers(*reply[11:15]))
+        queued = Queued(None if position < 0 else position + 1, Workers(*reply[11:]))
     return Job(
         id,
         State(state.decode()),
@@ -319,4 +361,4 @@ def _job(id: str, reply: list[Any]) -> Job:
 
 
 __all__ = ["FINAL", "Engine", "Health", "Job", "Listed", "Polling", "Queued", "Reading", "State", "Submission",
-           "Workers"]  # fmt: skip
+           "Worker", "Workers"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Who waits for which job: one subscriber connection per store node, whatever the number of waiting requests.
+"""Who waits for what: one subscriber connection per store node, whatever the number of waiting requests and workers.
 
 A process has one channel in each endpoint that it cares for. A job names the processes that watch it, so a job that
 nobody waits for announces nothing. Subscribe first, then look: `watch` returns when the channel is subscribed, and the
@@ -15,7 +15,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -72,9 +72,12 @@ class Missed(msgspec.Struct):
 Event = Chunks | Final | Missed
 
 
-class _Header(msgspec.Struct):
+class Header(msgspec.Struct):
+    """What a message begins with; which fields there are depends on its kind. Those for workers: `job` (it is sent in
+    answer to a poll), `stop` (there is something for the worker to stop) and `quit` (it is about to end)."""
+
     kind: str
-    job: str
+    job: str = ""
     first: int = 0
     sizes: list[int] = []
     whole: bool = True
@@ -85,12 +88,15 @@ class _Header(msgspec.Struct):
     worker: str | None = None
     position: int = 0
     field: str | None = None
+    attempt: int = 0
+    poll: str = ""
+    size: int = 0
 
 
-_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_header = msgspec.json.Decoder(Header).decode
 
 
-def _event(header: _Header, payload: bytes) -> Event:
+def _event(header: Header, payload: bytes) -> Event:
     if not header.whole:
         return Missed()
     if header.kind == "chunks":
@@ -170,6 +176,11 @@ class Wakeups:
         self._listeners: dict[Redis, _Listener] = {}
         self._channels: dict[str, asyncio.Event] = {}
         self._draining = False
+        self._for_workers: ForWorkers | None = None
+
+    def attach(self, for_workers: "ForWorkers") -> None:
+        """Gives what is sent to workers to this."""
+        self._for_workers = for_workers
 
     async def subscribe(self, endpoint: str) -> None:
         """Returns when this process hears of the endpoint's jobs.
@@ -217,6 +228,8 @@ class Wakeups:
         for watches in self._watches.values():
             for watch in watches:
                 watch.end()
+        if self._for_workers is not None:
+            self._for_workers.end()
 
     def watched(self, endpoint: str, job: str) -> bool:
         """Whether some request of this process still waits for the job."""
@@ -234,7 +247,10 @@ class Wakeups:
             logger.warning("a message on %s makes no sense", channel)  # workers of the endpoint can write there too
             return
         endpoint = channel[channel.index("{") + 1 : channel.index("}")]
-        if watches := self._watches.get((endpoint, header.job)):
+        if header.kind in ("job", "stop", "quit"):
+            if self._for_workers is not None:
+                self._for_workers.receive(endpoint, header, payload)
+        elif watches := self._watches.get((endpoint, header.job)):
             event = _event(header, payload)
             for watch in watches:
                 watch.put(event, len(payload))
@@ -243,6 +259,20 @@ class Wakeups:
         for watches in self._watches.values():
             for watch in watches:
                 watch.put(Missed(), 0)
+        if self._for_workers is not None:
+            self._for_workers.look_again()
+
+
+class ForWorkers(Protocol):
+    """What happens to messages for workers whose polls this process holds."""
+
+    def receive(self, endpoint: str, header: Header, payload: bytes) -> None: ...
+
+    def look_again(self) -> None:
+        """Messages may have been missed."""
+
+    def end(self) -> None:
+        """This process is going."""
 
 
 class _Watching:

@@ -105,7 +105,7 @@ class TestStatus:
     async def test_tells_why_a_job_waits(self, engine: Engine, driver: Driver) -> None:
         ids = [await submit(engine, driver.endpoint) for _ in range(2)]
         reasons = []
-        for state in (None, "unhealthy", "initializing", "ready"):
+        for state in (None, "unhealthy", "initializing", "crashing", "ready"):
             if state:
                 await driver.call("renew", state, 30_000, 1, state, "")
             job = await engine.status(driver.endpoint, ids[1])
@@ -113,7 +113,13 @@ class TestStatus:
             assert job.queued.position == 2
             reasons.append(job.queued.reason)
 
-        assert reasons == ["no_workers", "workers_unhealthy", "workers_initializing", "at_capacity"]
+        assert reasons == [
+            "no_workers",
+            "workers_unhealthy",
+            "workers_initializing",
+            "workers_crashing",
+            "at_capacity",
+        ]
 
     async def test_tells_of_a_delayed_retry(self, engine: Engine, driver: Driver) -> None:
         await driver.key("HSET", "settings", "retry_delay_ms", 60_000)
@@ -122,7 +128,7 @@ class TestStatus:
 
         found = await engine.status(driver.endpoint, job.id)
 
-        assert found.queued == Queued(None, Workers(0, 0, 0, 0))
+        assert found.queued == Queued(None, Workers(0, 0, 0, 0, 0))
         assert found.queued.reason == "retry_delayed"
 
 
@@ -218,7 +224,7 @@ class TestHealth:
         health = await engine.health(driver.endpoint)
 
         assert (health.completed, health.failed, health.in_progress, health.in_queue) == (1, 0, 1, 1)
-        assert health.workers == Workers(0, 0, 1, 0)
+        assert health.workers == Workers(0, 0, 1, 0, 0)
 
     async def test_of_no_endpoint(self, engine: Engine, endpoint: str) -> None:
         with pytest.raises(NotFound):

@@ -390,7 +390,7 @@ class TestDelayedRetries:
 
 class TestWorkers:
     async def counts(self, driver: Driver) -> list[int]:
-        """Workers that are initializing, idle, running, unhealthy."""
+        """Workers that are initializing, idle, running, unhealthy, crashing."""
         found: list[int] = (await driver.call("health"))[5:]
         return found
 
@@ -400,17 +400,18 @@ class TestWorkers:
         await renew(driver, "c", state="unhealthy")
         job = await driver.begin("d")
         await renew(driver, "d", job)
+        await renew(driver, "e", state="crashing")
 
-        assert await self.counts(driver) == [1, 1, 1, 1]
+        assert await self.counts(driver) == [1, 1, 1, 1, 1]
         await driver.finish(job)
-        assert await self.counts(driver) == [1, 2, 0, 1]
+        assert await self.counts(driver) == [1, 2, 0, 1, 1]
 
     async def test_that_are_silent_do_not_count(self, driver: Driver) -> None:
         await renew(driver, "w", gone=10_000)
 
         await driver.pass_time(10_001)
 
-        assert await self.counts(driver) == [0, 0, 0, 0]
+        assert await self.counts(driver) == [0, 0, 0, 0, 0]
 
     async def test_that_are_silent_for_long_are_forgotten(self, driver: Driver) -> None:
         await renew(driver, "w", gone=10_000)
@@ -436,4 +437,4 @@ class TestWorkers:
         await renew(driver, "w", state="initializing")
         id = await driver.submit()
 
-        assert (await driver.call("status", id, ""))[10:] == [0, 1, 0, 0, 0]
+        assert (await driver.call("status", id, ""))[10:] == [0, 1, 0, 0, 0, 0]

@@ -29,12 +29,15 @@
 --   :workers           zset    workers, by the time at which they count as gone
 --   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
 --   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
+--   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
+--                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
 -- The channels
---   :gateway:<process> to one gateway process, about jobs that it watches: JSON header, newline, payload
---   :worker:<id>       to the process that runs a worker's handler: "job <epoch> <job id> <attempt> <timeout ms> <size of
---                      the request>", newline, request, input; with the size -1 and nothing behind it when the job is
---                      too large for a message: `fetch` it
+--   :gateway:<process> to one gateway process, about jobs that it watches, and to the workers whose polls it holds: JSON
+--                      header, newline, payload
+--   :worker:<id>       to the process that runs a worker's handler: "<epoch> <job id> <attempt> <timeout ms> <size of the
+--                      request>", newline, request, input; with the size -1 and nothing behind it when the job is too
+--                      large for a message: `fetch` it
 --   :stops:<id>        to the process beside it, which gives the signs of life: "<job id> <attempt> <state>"
 
 -- Queues in the order in which they are served. The ":again" queues are the fronts of the plain ones: a stream
@@ -50,6 +53,8 @@ local PAYLOAD_IN_WAKEUP = 65536
 -- Upkeep that was away for longer has missed something.
 local PAUSE_MS = 2000
 local IDEMPOTENCY_MS = 24 * 3600 * 1000
+-- So long a worker is told that a job is to be stopped, should it not ask.
+local STOP_MS = 3600 * 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
 
@@ -116,9 +121,22 @@ local function wake(base, watchers, header, payload)
   end
 end
 
+-- A worker that comes over HTTP hears of it in its next poll, or in the one that waits in the process `gateway`.
+local function keep_stop(base, worker, gateway, id, attempt, state)
+  local key = base .. ':stopped:' .. worker
+  redis.call('HSET', key, id, attempt .. ' ' .. state)
+  redis.call('PEXPIRE', key, STOP_MS)
+  wake(base, gateway, {kind = 'stop', job = id, worker = worker})
+end
+
 local function stop_worker(base, id, job, state)
   if not job.worker then return end
-  redis.call('SPUBLISH', base .. ':stops:' .. job.worker, id .. ' ' .. job.attempt .. ' ' .. state)
+  local worker = load(base .. ':worker:' .. job.worker, 'link', 'stops')
+  if worker.link == 'http' then
+    keep_stop(base, job.worker, worker.stops, id, job.attempt, state)
+  else
+    redis.call('SPUBLISH', base .. ':stops:' .. job.worker, id .. ' ' .. job.attempt .. ' ' .. state)
+  end
 end
 
 local function drop_entry(base, queue, entry)
@@ -228,10 +246,16 @@ local function recover(base, queue, entry, reason, at)
   end
 end
 
+-- Whether a word on this attempt is on the newest one. RunPod's workers do not know attempts: '@<worker>' stands for the
+-- one that the worker has.
+local function is_newest(job, attempt)
+  return job.attempt == attempt or (job.worker and '@' .. job.worker == attempt)
+end
+
 -- The newest attempt of a running job, or nil and the state that was found.
 local function current(base, id, attempt, ...)
-  local job = load(job_key(base, id), 'state', 'attempt', ...)
-  if job.state == 'IN_PROGRESS' and job.attempt == attempt then return job end
+  local job = load(job_key(base, id), 'state', 'attempt', 'worker', ...)
+  if job.state == 'IN_PROGRESS' and is_newest(job, attempt) then return job end
   return nil, job.state or 'GONE'
 end
 

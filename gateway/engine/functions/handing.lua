@@ -50,18 +50,24 @@ local function put_back(base, queue, entry, id, has, at)
   requeue(base, id, job, 0, at)
 end
 
-local function listens(base, worker)
-  return redis.call('PUBSUB', 'SHARDNUMSUB', base .. ':worker:' .. worker)[2] > 0
+-- The channel to whoever takes jobs for a worker: itself, or the gateway process that holds its poll.
+local function channel_of(base, worker, gateway)
+  return base .. (gateway and ':gateway:' .. gateway or ':worker:' .. worker)
 end
+
+local function listens(channel) return redis.call('PUBSUB', 'SHARDNUMSUB', channel)[2] > 0 end
 
 local function is_small(input, request) return #input + #request <= PAYLOAD_IN_WAKEUP end
 
--- Sends a begun job to its worker.
-local function send(base, worker, epoch, job)
+-- Sends a begun job to its worker: by itself, or as the answer to the poll that a gateway process holds.
+local function send(channel, known, job)
   local id, attempt, timeout, input, request = unpack(job)
-  local fits = is_small(input, request)
-  local head = table.concat({epoch, id, attempt, timeout, fits and #request or -1}, ' ')
-  redis.call('SPUBLISH', base .. ':worker:' .. worker, head .. '\n' .. (fits and request .. input or ''))
+  local size = is_small(input, request) and #request or -1
+  local head = table.concat({known.epoch or '0', id, attempt, timeout, size}, ' ')
+  if known.gateway then
+    head = cjson.encode({kind = 'job', job = id, attempt = attempt, poll = known.poll, size = size})
+  end
+  redis.call('SPUBLISH', channel, head .. '\n' .. (size < 0 and '' or request .. input))
 end
 
 -- Sets fields of what is known of a worker. They end with its signs of life: `renew` lets them live on.
@@ -88,13 +94,15 @@ local function hand_over(base, at, most, queues)
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
     if not worker then return end
-    if listens(base, worker) then
+    local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll')
+    local channel = channel_of(base, worker, known.gateway)
+    if listens(channel) then
       local job = begin_next(base, worker, at, queues)
       if not job then return end
-      local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free')
       local free = (known.free or 1) - 1
-      send(base, worker, known.epoch or '0', job)
+      send(channel, known, job)
       note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
+      if known.gateway then redis.call('HSET', base .. ':worker:' .. worker, 'sent', job[1] .. ' ' .. job[2]) end
       wait_for(base, worker, free)
       left = left - 1
     else
@@ -156,13 +164,10 @@ local function job_of(base, queue, entry)
   return found and found[2][2]
 end
 
--- join: worker, then (job id, attempt) pairs of what it has. Called when its subscription stands, after whatever may
--- have been lost: what was given to it and never arrived goes back. Returns the epoch; messages with another one are
--- old, or, with '0', sent after the worker was forgotten.
-local function join(keys, args)
-  local base, worker, at = keys[1], args[1], now()
-  local key, has = base .. ':worker:' .. worker, {}
-  for i = 2, #args, 2 do has[args[i]] = args[i + 1] end
+-- What was given to a worker and never arrived goes back. `pairs`: from the second on, (job id, attempt) of what it has.
+local function take_back(base, worker, pairs, at)
+  local has = {}
+  for i = 2, #pairs, 2 do has[pairs[i]] = pairs[i + 1] end
   redis.call('ZREM', base .. ':waiting', worker)
   each_held(base, worker, function(queue, entries)
     for _, entry in ipairs(entries) do
@@ -174,7 +179,15 @@ local function join(keys, args)
       end
     end
   end)
-  local epoch = (redis.call('HGET', key, 'epoch') or 0) + 1
+end
+
+-- join: worker, then (job id, attempt) pairs of what it has. Called when its subscription stands, after whatever may
+-- have been lost. Returns the epoch; messages with another one are old, or, with '0', sent after the worker was
+-- forgotten.
+local function join(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  take_back(base, worker, args, at)
+  local epoch = (redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or 0) + 1
   note(base, worker, epoch == 1, 'given', 0, 'epoch', epoch)
   hand_over(base, at)
   return epoch

@@ -113,18 +113,19 @@ local function finish(keys, args)
   if state ~= 'COMPLETED' and state ~= 'FAILED' then return redis.error_reply('ERR a worker cannot say ' .. state) end
   local key = job_key(base, id)
   local job = load_held(base, id)
-  if job.state ~= 'IN_PROGRESS' or job.attempt ~= attempt then
-    if redis.call('HGET', key, 'committed') == attempt then return redis.status_reply('OK') end
+  if job.state ~= 'IN_PROGRESS' or not is_newest(job, attempt) then
+    local committed = redis.call('HGET', key, 'committed')
+    if committed and is_newest({attempt = committed, worker = job.worker}, attempt) then return redis.status_reply('OK') end
     return {'STALE', job.state or 'GONE'}
   end
-  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now(), attempt)
+  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now(), job.attempt)
   return redis.status_reply('OK')
 end
 
 -- lose: job id, attempt, reason. The worker gives the attempt up. Returns 'OK' or {'STALE', state}.
 local function lose(keys, args)
   local job = load_held(keys[1], args[1])
-  if job.state ~= 'IN_PROGRESS' or job.attempt ~= args[2] then return {'STALE', job.state or 'GONE'} end
+  if job.state ~= 'IN_PROGRESS' or not is_newest(job, args[2]) then return {'STALE', job.state or 'GONE'} end
   local at = now()
   lost(keys[1], args[1], job, args[3], at)
   hand_over(keys[1], at)

@@ -1,22 +1,37 @@
 -- What clients see of jobs and endpoints.
 
--- Workers that are alive by what they do: {initializing, idle, running, unhealthy}.
-local function count_workers(base, at)
-  local busy, counted = {}, {initializing = 0, idle = 0, running = 0, unhealthy = 0}
-  local alive = redis.call('ZRANGE', base .. ':workers', at, '+inf', 'BYSCORE')
-  if #alive == 0 then return counted end
+-- How many jobs each worker has that has some.
+local function jobs_in_hand(base)
+  local held = {}
   for _, queue in ipairs(QUEUES) do
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
       consumer = pairs_of(consumer)
-      if consumer.pending > 0 then busy[consumer.name] = true end
+      if consumer.pending > 0 then held[consumer.name] = (held[consumer.name] or 0) + consumer.pending end
     end
   end
+  return held
+end
+
+-- What a worker is seen to do, by what it says of itself and what it has.
+local function state_seen(said, held)
+  if said == 'ready' then return held and 'running' or 'idle' end
+  return said or 'initializing'
+end
+
+local WORKER_STATES = {'initializing', 'idle', 'running', 'unhealthy', 'crashing'}
+
+-- Workers that are alive, by what they do: a number for each of WORKER_STATES.
+local function count_workers(base, at)
+  local counts, places = {}, {}
+  for i, state in ipairs(WORKER_STATES) do counts[i], places[state] = 0, i end
+  local alive = redis.call('ZRANGE', base .. ':workers', at, '+inf', 'BYSCORE')
+  if #alive == 0 then return counts end
+  local held = jobs_in_hand(base)
   for _, worker in ipairs(alive) do
-    local state = redis.call('HGET', base .. ':worker:' .. worker, 'state') or 'initializing'
-    if state == 'ready' then state = busy[worker] and 'running' or 'idle' end
-    if counted[state] then counted[state] = counted[state] + 1 end
+    local place = places[state_seen(redis.call('HGET', base .. ':worker:' .. worker, 'state'), held[worker])]
+    if place then counts[place] = counts[place] + 1 end
   end
-  return counted
+  return counts
 end
 
 -- How many jobs will be served before this one; cancelled jobs among them count until they are passed.
@@ -37,16 +52,15 @@ local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', '
   'queue', 'entry', 'watchers'}
 
 -- What a client may know of a job: {state, created, started, finished, worker, attempt, chunks, output, error,
--- progress} and, when it is queued, {position (-1: waits for its retry), initializing, idle, running, unhealthy
--- workers}. {} when there is no such job.
+-- progress} and, when it is queued, {position (-1: waits for its retry), numbers of workers as `count_workers`}. {} when
+-- there is no such job.
 local function describe(base, id, job, at)
   if not job.state then return {} end
   local reply = {}
   for i = 1, 10 do reply[i] = job[SHOWN[i]] or false end
   if job.state == 'IN_QUEUE' then
-    local workers = count_workers(base, at)
     reply[11] = position_of(base, job)
-    reply[12], reply[13], reply[14], reply[15] = workers.initializing, workers.idle, workers.running, workers.unhealthy
+    for _, count in ipairs(count_workers(base, at)) do reply[#reply + 1] = count end
   end
   return reply
 end
@@ -123,8 +137,8 @@ local function poll(keys, args)
   return {described, (mark > 0 and mark <= restarted and #chunks > 0) and 1 or 0, chunks}
 end
 
--- health: returns {completed, failed, in progress, in queue, retried, initializing, idle, running, unhealthy}, or {}
--- when there is no such endpoint. FAILED and TIMED_OUT both count as failed.
+-- health: returns {completed, failed, in progress, in queue, retried, numbers of workers as `count_workers`}, or {} when
+-- there is no such endpoint. FAILED and TIMED_OUT both count as failed.
 local function health(keys)
   local base = keys[1]
   if not exists(base) then return {} end
@@ -135,9 +149,24 @@ local function health(keys)
     waiting = waiting + redis.call('XLEN', queue_key(base, queue)) - taken
     pending = pending + taken
   end
-  local workers = count_workers(base, now())
   return {tonumber(counts.COMPLETED or 0), (counts.FAILED or 0) + (counts.TIMED_OUT or 0), pending, waiting,
-    tonumber(counts.retried or 0), workers.initializing, workers.idle, workers.running, workers.unhealthy}
+    tonumber(counts.retried or 0), unpack(count_workers(base, now()))}
+end
+
+-- workers: how many to leave out, most workers. Those that are alive, the one first that was heard of last.
+-- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description} for each.
+local function workers(keys, args)
+  local base, listed = keys[1], {}
+  if not exists(base) then return false end
+  local alive = redis.call('ZRANGE', base .. ':workers', '+inf', now(), 'BYSCORE', 'REV', 'LIMIT', args[1], args[2])
+  local held = #alive > 0 and jobs_in_hand(base)
+  for i, id in ipairs(alive) do
+    local known = redis.call('HMGET', base .. ':worker:' .. id, 'state', 'seen', 'concurrency', 'link', 'trouble',
+      'description')
+    local state = state_seen(known[1], held[id])
+    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 6)}
+  end
+  return listed
 end
 
 -- list: upper bound of the time at which jobs are forgotten ('+inf' to begin), jobs of just that time already seen,
@@ -160,4 +189,5 @@ register('unwatch', unwatch, 'allow-oom')
 register('read', read, 'allow-oom')
 register('poll', poll, 'allow-oom')
 register('health', health, 'no-writes', 'allow-oom')
+register('workers', workers, 'no-writes', 'allow-oom')
 register('list', list, 'no-writes', 'allow-oom')

@@ -684,7 +684,7 @@ async def test_low_priority_is_served_after_everything_else(target: Target, work
 async def test_a_queued_job_says_that_there_are_no_workers(target: Target) -> None:
     found = await target.status(await target.run(1))
     assert (found["position"], found["reason"]) == (1, "no_workers")
-    assert found["workers"] == {"initializing": 0, "idle": 0, "running": 0, "unhealthy": 0}
+    assert found["workers"] == {"initializing": 0, "idle": 0, "running": 0, "unhealthy": 0, "crashing": 0}
 
 
 async def test_a_queued_job_says_that_workers_load(target: Target, worker: Worker) -> None:
@@ -700,9 +700,11 @@ async def test_a_queued_job_says_that_all_are_busy(target: Target, worker: Worke
     assert (found["position"], found["reason"], found["workers"]["running"]) == (1, "at_capacity", 1)
 
 
-async def test_a_queued_job_says_that_its_workers_are_unhealthy(target: Target, worker: Worker) -> None:
-    worker.ready("unhealthy")
-    assert (await target.status(await target.run(1)))["reason"] == "workers_unhealthy"
+@pytest.mark.parametrize("state", ["unhealthy", "crashing"])
+async def test_a_queued_job_says_that_its_workers_are_unhealthy(target: Target, worker: Worker, state: str) -> None:
+    worker.ready(state)
+    assert (await target.status(await target.run(1)))["reason"] == f"workers_{state}"
+    assert (await target.health())["workers"]["unhealthy"] == 1
 
 
 async def test_a_job_says_that_it_waits_for_its_retry(make_target: Make) -> None:

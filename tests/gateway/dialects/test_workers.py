@@ -110,8 +110,8 @@ async def test_workers_of_an_endpoint_that_is_not_there(target: Target) -> None:
 
 async def test_methods_of_workers(target: Target) -> None:
     for method, path, allowed in (
-        ("GET", "workers", "POST"),
-        ("PUT", "workers", "POST"),
+        ("PUT", "workers", "GET, POST"),
+        ("DELETE", "workers", "GET, POST"),
         ("GET", "workers/w", "DELETE"),
     ):
         response = await target.http.request(method, f"{target.path}/{path}", headers=bearer(target.worker_key))

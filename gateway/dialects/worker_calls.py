@@ -1,0 +1,366 @@
+"""What workers say and ask over HTTP, under /v2/{endpoint}: the protocol of RunPod's SDK (`runpod` on PyPI, 1.7.13 and
+1.12.0: serverless/modules/rp_job.py, rp_http.py, rp_ping.py), and what our own SDK says beyond it.
+
+RunPod's workers name a job; ours name an attempt of it, by `attempt` in the query, number their chunks, and bring
+several at a time. Whatever comes for an attempt that counts no more is answered 200 and changes nothing.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from handler_sdk.encoding import NotJsonError, split_string, to_json
+
+from ..access.workers import WorkerAccess
+from ..engine.endpoints import Endpoint
+from ..engine.polls import Handed, HungUp, Polls
+from ..engine.reports import Reports, held_by
+from ..engine.tasks import end
+from ..errors import BadRequest, Error, NotFound, TooLarge, TooManyRequests, Unavailable
+from ..http import NO_CONTENT, Answer, Call, Operation, Reply
+from ..settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LONGEST_POLL_MS = 80_000
+MOST_JOBS = 1000
+MOST_BYTES = 1_000_000
+ROOM_AROUND_A_VALUE = 65_536
+LEAST_ALIVE_MS = 3_000
+SECONDS_TO_PAUSE = 5
+RAW_JOBS = "application/x-runlane-jobs"
+
+WORKER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?")
+_JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+
+Attempts = list[tuple[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=1, le=999_999_999)]]]
+
+
+class _Renewal(msgspec.Struct):
+    gone_ms: Annotated[int, Meta(ge=1000, le=86_400_000)]
+    concurrency: Annotated[int, Meta(ge=0, le=1_000_000)]
+    state: Annotated[str, Meta(pattern="^[a-z_]{1,20}$")]
+    description: dict[str, msgspec.Raw] | None = None
+    attempts: Attempts = []
+
+
+class _Kept(msgspec.Struct):
+    attempts: Attempts
+
+
+class _Loss(msgspec.Struct):
+    error: str
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_chunks = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class WorkerCalls:
+    """The operations for workers of one gateway process."""
+
+    def __init__(self, polls: Polls, reports: Reports, access: WorkerAccess, settings: Settings) -> None:
+        self._polls = polls
+        self._reports = reports
+        self._access = access
+        self._settings = settings
+
+    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
+        """Path under /v2/{endpoint}, operation and its methods."""
+        return {
+            "/job-take/{worker}": (self.take_one, ("GET",)),
+            "/job-take-batch/{worker}": (self.take_batch, ("GET",)),
+            "/job-stop/{worker}": (self.stops, ("GET",)),
+            "/job-stream/{worker}/{job}": (self.stream, ("POST",)),
+            "/job-done/{worker}/{job}": (self.done, ("POST",)),
+            "/job-lost/{worker}/{job}": (self.lose, ("POST",)),
+            "/job-return/{worker}": (self.give_back, ("POST",)),
+            "/ping/{worker}": (self.ping, ("GET", "POST")),
+        }
+
+    async def take_one(self, call: Call) -> Answer:
+        """A job as JSON, or 204 when none comes."""
+        jobs = await self._take(call, 1)
+        return Reply(_job_object(jobs[0])) if jobs else _NOTHING
+
+    async def take_batch(self, call: Call) -> Answer:
+        """A list of jobs, or, for our own SDK, their bytes; 204 when none comes."""
+        jobs = await self._take(call, _number(call, "batch_size", 1, MOST_JOBS) or 1)
+        if not jobs:
+            return _NOTHING
+        if call.header(b"accept") == RAW_JOBS:
+            return Reply(b"".join(map(_raw_job, jobs)), content_type=RAW_JOBS.encode())
+        return Reply(b"[%b]" % b",".join(map(_job_object, jobs)))
+
+    async def stops(self, call: Call) -> Answer:
+        """The jobs that the worker is to stop, as soon as there are any; else 204."""
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        async with _listening(call) as hung_up:
+            try:
+                found = await self._polls.stops(endpoint.id, worker, self._seconds_to_wait(call), hung_up)
+            except Unavailable as error:
+                raise _pause(call, error) from None
+        if not found:
+            return _NOTHING
+        return Reply(orjson.dumps({"jobsToStop": [stop.job for stop in found], "stops": found}))
+
+    async def stream(self, call: Call) -> Answer:
+        """Chunks of a running job."""
+        endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
+        attempt = _attempt(call)
+        limit = self._settings.chunk_limit
+        try:
+            body = await self._body(call, self._settings.output_limit)
+            if attempt is not None:
+                first = _number(call, "first", 1, 10**15) or 1
+                return _answer(await self._reports.emit(endpoint.id, job, attempt, first, _chunks(body)))
+            chunks = _pieces(bytes(_fields(body).get("output", b"null")), limit)
+        except (BadRequest, TooLarge) as error:
+            return await self._fail(endpoint, worker, job, attempt, error)
+        state = await self._reports.add(endpoint.id, job, worker, chunks)
+        if state is None and call.connection is not None:
+
+            def repeat_will_come() -> None:
+                asyncio.get_running_loop().create_task(_quietly(self._reports, endpoint.id, job, worker, chunks))
+
+            call.connection.on_undelivered = repeat_will_come
+        return _answer(state)
+
+    async def done(self, call: Call) -> Answer:
+        """The end of a job, or its progress."""
+        endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
+        attempt = _attempt(call)
+        try:
+            fields = _fields(await self._body(call, self._settings.output_limit))
+        except (BadRequest, TooLarge) as error:
+            return await self._fail(endpoint, worker, job, attempt, error)
+        if bytes(fields.get("status", b"")) == b'"IN_PROGRESS"':
+            value = bytes(fields.get("output", b"null"))
+            return _answer(await self._reports.progress(endpoint.id, job, attempt or held_by(worker), value))
+        ends = bytes(fields.get("stopPod", b"")) == b"true"
+        outcome = _outcome(fields, attempt is not None, call.query.get("isStream") == "true")
+        state = await self._reports.finish(endpoint.id, worker, job, attempt or held_by(worker), outcome, ends)
+        if state is not None:
+            logger.debug("job %s: a result of worker %s came when the job was %s", job, worker, state)
+        return _answer(state)
+
+    async def lose(self, call: Call) -> Answer:
+        """Our SDK gives an attempt up."""
+        endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
+        loss = _decode(_Loss, await self._body(call, MOST_BYTES))
+        return _answer(await self._reports.lose(endpoint.id, job, _attempt(call) or held_by(worker), loss.error))
+
+    async def give_back(self, call: Call) -> Answer:
+        """Our SDK says what it has; whatever else it was given goes back to the queue."""
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        kept = _decode(_Kept, await self._body(call, MOST_BYTES))
+        await self._reports.keep(endpoint.id, worker, kept.attempts)
+        return _answer(None)
+
+    async def ping(self, call: Call) -> Answer:
+        """A sign of life: by GET from RunPod's SDK, which names its jobs, by POST from ours."""
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        if call.method == "GET":
+            query = call.query
+            jobs = [job for job in query.get("job_id", "").split(",") if _JOB_ID.fullmatch(job)]
+            unhealthy = ""
+            if query.get("status") == "unhealthy":
+                unhealthy = f"{query.get('check', 'a check')}: {query.get('reason', 'failed')}"[:1000]
+                logger.warning("worker %s of endpoint %s is unhealthy: %s", worker, endpoint.id, unhealthy)
+            description = _description(query)
+            await self._reports.ping(endpoint.id, worker, _alive_ms(endpoint), jobs, description, unhealthy)
+            return _answer(None)
+        renewal = _decode(_Renewal, await self._body(call, MOST_BYTES))
+        text = b"" if renewal.description is None else msgspec.json.encode(renewal.description)
+        lapsed = await self._reports.renew(
+            endpoint.id, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
+        )
+        return Reply(orjson.dumps({"lapsed": lapsed}))
+
+    async def _take(self, call: Call, most: int) -> list[Handed]:
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        is_ours = call.header(b"accept") == RAW_JOBS
+        async with _listening(call) as hung_up:
+            try:
+                jobs = await self._polls.take(
+                    endpoint.id, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
+                    has_none=not is_ours and call.query.get("job_in_progress") == "0",
+                    state="" if is_ours else "ready",
+                )  # fmt: skip
+            except Unavailable as error:
+                raise _pause(call, error) from None
+            connection = call.connection
+            if jobs and (hung_up.done() or (connection is not None and connection.peer_has_closed)):
+                await self._polls.refuse(endpoint.id, jobs)
+                return []
+        if jobs and connection is not None:
+            connection.on_undelivered = lambda: self._polls.refuse_later(endpoint.id, jobs)
+        return jobs
+
+    def _seconds_to_wait(self, call: Call) -> float:
+        wait = call.milliseconds("wait", 0, LONGEST_POLL_MS)
+        return self._settings.poll_seconds if wait is None else wait / 1000
+
+    async def _body(self, call: Call, limit: int) -> bytes:
+        return await call.body(limit + ROOM_AROUND_A_VALUE, self._settings.body_seconds)
+
+    async def _fail(self, endpoint: Endpoint, worker: str, job: str, attempt: str | None, error: Error) -> Answer:
+        """What the worker says cannot be taken, and repeating it would not help."""
+        outcome = ("FAILED", "error", f"what the worker sent cannot be taken: {error.message}".encode())
+        return _answer(await self._reports.finish(endpoint.id, worker, job, attempt or held_by(worker), outcome))
+
+
+_NOTHING = Reply(b"", NO_CONTENT)
+
+
+def _answer(state: str | None) -> Reply:
+    return Reply(b'{"status":"OK"}' if state is None else orjson.dumps({"status": "STALE", "state": state}))
+
+
+def _pause(call: Call, error: Unavailable) -> Error:
+    """RunPod's SDK repeats a poll that failed at once, but for 429, after which it pauses for 5 s."""
+    return error if call.query.get("wait") else TooManyRequests(error.message, SECONDS_TO_PAUSE)
+
+
+@asynccontextmanager
+async def _listening(call: Call) -> AsyncIterator[HungUp]:
+    """Notices a client that hangs up meanwhile."""
+    hung_up = asyncio.get_running_loop().create_task(call.hung_up())
+    try:
+        yield hung_up
+    finally:
+        await end(hung_up)
+
+
+async def _quietly(reports: Reports, endpoint: str, job: str, worker: str, chunks: Sequence[bytes]) -> None:
+    try:
+        await reports.add_was_unheard(endpoint, job, worker, list(chunks))
+    except Error as error:
+        logger.warning("job %s may get a chunk twice: %s", job, error.message)
+
+
+def _worker(call: Call) -> str:
+    worker: str = call.parameters["worker"]
+    if not WORKER_ID.fullmatch(worker):
+        raise NotFound("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
+    return worker
+
+
+def _job(call: Call) -> str:
+    job: str = call.parameters["job"]
+    if not _JOB_ID.fullmatch(job):
+        raise NotFound("no such job")
+    return job
+
+
+def _attempt(call: Call) -> str | None:
+    attempt = call.query.get("attempt")
+    if attempt is not None and not _ATTEMPT.fullmatch(attempt):
+        raise BadRequest(f"attempt must be a whole number from 1, not {attempt[:40]!r}")
+    return attempt
+
+
+def _number(call: Call, name: str, least: int, most: int) -> int | None:
+    text = call.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
+        raise BadRequest(f"{name} must be {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def _alive_ms(endpoint: Endpoint) -> int:
+    return max(LEAST_ALIVE_MS, endpoint.lease_ms)
+
+
+def _description(query: dict[str, str]) -> bytes:
+    fields = {"sdk": f"runpod {query.get('runpod_version', '')}".strip()[:100]}
+    if gpu := query.get("gpu", ""):
+        fields["gpu"] = gpu[:100]
+    return orjson.dumps(fields)
+
+
+def _job_object(handed: Handed) -> bytes:
+    """A job as RunPod's SDK takes it. Of names that stand twice, the last one counts: those are ours."""
+    own = b'"id":"%b","attempt":%d,"retries":%d,"input":%b}' % (
+        handed.job.encode(), handed.attempt, handed.attempt - 1, handed.input,
+    )  # fmt: skip
+    others = handed.request[:-1].rstrip() + b"," if len(handed.request) > 2 else b"{"
+    return others + own
+
+
+def _raw_job(handed: Handed) -> bytes:
+    head = f"{handed.job} {handed.attempt} {len(handed.request)} {len(handed.input)}\n"
+    return head.encode() + handed.request + handed.input
+
+
+def _decode(kind: Any, body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body makes no sense: {error}") from None
+
+
+def _fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object. Python's own `json`, which RunPod's SDK uses, writes NaN and Infinity, which JSON
+    does not have: they become null."""
+    try:
+        body.decode()
+        return _decode_fields(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        found = json.loads(body)
+        if not isinstance(found, dict):
+            raise BadRequest("it is not a JSON object")
+        return {name: msgspec.Raw(to_json(_without_nan(value))) for name, value in found.items()}
+    except (ValueError, RecursionError, NotJsonError) as error:
+        raise BadRequest(f"it is not JSON: {error}") from None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list) else value
+
+
+def _chunks(body: bytes) -> list[bytes]:
+    try:
+        body.decode()
+        return [bytes(chunk) for chunk in _decode_chunks(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("the body is not a JSON list of chunks") from None
+
+
+def _pieces(chunk: bytes, limit: int) -> list[bytes]:
+    """A chunk over the limit in several pieces, when it is a string."""
+    if len(chunk) <= limit:
+        return [chunk]
+    if not chunk.startswith(b'"'):
+        raise TooLarge(f"a chunk has {len(chunk)} bytes; the limit is {limit} bytes")
+    return split_string(_decode_text(chunk), limit)
+
+
+def _outcome(fields: dict[str, msgspec.Raw], is_ours: bool, is_stream: bool) -> tuple[str, str, bytes]:
+    """State, field and value. RunPod's SDK leaves an output of {} out, and gives [] for a generator whose chunks it
+    does not aggregate."""
+    error, output = bytes(fields.get("error", b"null")), bytes(fields.get("output", b""))
+    if error not in (b"null", b'""', b"false"):
+        return "FAILED", "error", _decode_text(error).encode() if error.startswith(b'"') else error
+    if output == b"[]" and is_stream and not is_ours:
+        return "COMPLETED", "", b""
+    if not output and not is_ours and not is_stream:
+        return "COMPLETED", "output", b"{}"
+    return ("COMPLETED", "output", output) if output else ("COMPLETED", "", b"")

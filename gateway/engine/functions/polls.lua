@@ -1,0 +1,200 @@
+-- Workers that come over HTTP: a gateway process holds their polls and is the one that jobs are sent to.
+
+-- So many attempts in a row that were lost with their worker are a crash loop.
+local CRASH_LOOP = 3
+
+-- A sign of life: the worker counts as alive for `ms` more. Its first one makes it known.
+local function greet(base, worker, ms, at)
+  local key = base .. ':worker:' .. worker
+  redis.call('ZADD', base .. ':workers', 'GT', at + ms, worker)
+  redis.call('HSET', key, 'seen', at, 'link', 'http')
+  redis.call('HSETNX', key, 'state', 'initializing')
+  redis.call('PEXPIRE', key, ms * 10)
+end
+
+-- The worker has no job, so whatever was begun for it is lost.
+local function lose_all(base, worker, at)
+  local crashed = false
+  local reason = 'worker ' .. worker .. ' asked for a job as one that has none (do two workers share this id?)'
+  each_held(base, worker, function(queue, entries)
+    for _, entry in ipairs(entries) do recover(base, queue, entry, reason, at) end
+    crashed = true
+  end)
+  if not crashed then return end
+  redis.call('HINCRBY', base .. ':worker:' .. worker, 'crashes', 1)
+  hand_over(base, at)
+end
+
+-- What was sent in answer to this poll, once more, should the message have been lost.
+local function sent_before(base, worker, poll)
+  local known = load(base .. ':worker:' .. worker, 'poll', 'sent')
+  if known.poll ~= poll or not known.sent then return nil end
+  local id, attempt = string.match(known.sent, '^(%S+) (%S+)$')
+  local job = current(base, id, attempt, 'timeout', 'input', 'request')
+  return job and {id, tonumber(attempt), tonumber(job.timeout), job.input, job.request or ''}
+end
+
+-- RunPod's SDK asks for a last job while it ends.
+local QUIET_MS = 1500
+
+-- park: worker, most jobs, gateway process, poll, ms for which the worker counts as alive, '1' when it has no job (else
+-- ''), its state ('' when it says that elsewhere).
+-- Begins jobs for a poll, as `take` does. When there are none, one that comes is sent to the process. With the same poll
+-- again, which is for a process that may have missed a message, it returns what was sent already. For a worker that is
+-- about to end, it returns the ms after which to try again.
+local function park(keys, args)
+  local base, worker, most, process, poll, at = keys[1], args[1], tonumber(args[2]), args[3], args[4], now()
+  if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
+  local key = base .. ':worker:' .. worker
+  greet(base, worker, tonumber(args[5]), at)
+  local quiet = tonumber(redis.call('HGET', key, 'quiet') or 0) - at
+  if quiet > 0 then return quiet end
+  local jobs = {sent_before(base, worker, poll)}
+  if #jobs == 0 then
+    if args[6] == '1' then lose_all(base, worker, at) end
+    while #jobs < most do
+      local job = begin_next(base, worker, at)
+      if not job then break end
+      jobs[#jobs + 1] = job
+    end
+  end
+  for _, job in ipairs(jobs) do
+    if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
+  end
+  local free, state = #jobs == 0 and 1 or 0, args[7]
+  redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free)
+  redis.call('HDEL', key, 'sent')
+  if state ~= '' then
+    local crashes = tonumber(redis.call('HGET', key, 'crashes') or 0)
+    redis.call('HSET', key, 'state', crashes >= CRASH_LOOP and 'crashing' or state)
+  end
+  wait_for(base, worker, free)
+  return jobs
+end
+
+-- unpark: worker, poll, ms for which the worker counts as alive from now on. The poll takes no more. Returns 1 when a job
+-- was sent to it, so that the message is on its way, else 0.
+local function unpark(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  local key = base .. ':worker:' .. worker
+  local known = load(key, 'poll', 'sent')
+  if known.poll ~= args[2] then return 0 end
+  redis.call('HDEL', key, 'poll', 'sent')
+  redis.call('HSET', key, 'free', 0)
+  redis.call('ZREM', base .. ':waiting', worker)
+  redis.call('ZADD', base .. ':workers', 'XX', at + args[3], worker)
+  return known.sent and 1 or 0
+end
+
+-- refuse: job id, attempt. The job was begun for a worker and never reached it: it goes back, and that was no try.
+-- Returns 'OK' or {'STALE', state}.
+local function refuse(keys, args)
+  local base, id, at = keys[1], args[1], now()
+  local job = load_held(base, id)
+  if job.state ~= 'IN_PROGRESS' or job.attempt ~= args[2] then return {'STALE', job.state or 'GONE'} end
+  put_back(base, job.queue, job.entry, id, {}, at)
+  hand_over(base, at)
+  return redis.status_reply('OK')
+end
+
+-- keep: worker, then (job id, attempt) pairs of what it has. Whatever else it was given goes back, and that was no try.
+local function keep(keys, args)
+  local base, at = keys[1], now()
+  take_back(base, args[1], args, at)
+  hand_over(base, at)
+  return redis.status_reply('OK')
+end
+
+-- chunk: job id, worker, id of this post, chunks. As `emit`, from a worker that does not number its chunks: nothing is
+-- added when a post is repeated by the gateway, or by the worker after an answer that it did not get (`unheard`).
+local function chunk(keys, args)
+  local base, id, worker, post = keys[1], args[1], args[2], args[3]
+  local key = job_key(base, id)
+  local job = load(key, 'chunks', 'restarted', 'post', 'unheard')
+  if job.post == post then return redis.status_reply('OK') end
+  if job.unheard then
+    redis.call('HDEL', key, 'unheard')
+    if job.unheard == redis.sha1hex(table.concat(args, ' ', 4)) then return redis.status_reply('OK') end
+  end
+  local first = (job.chunks or 0) - (job.restarted or 0) + 1
+  local reply = emit(keys, {id, '@' .. worker, first, unpack(args, 4)})
+  if reply.ok then redis.call('HSET', key, 'post', post) end
+  return reply
+end
+
+-- unheard: job id, worker, chunks. The worker did not get the answer to its post, and will repeat it.
+local function unheard(keys, args)
+  local job = current(keys[1], args[1], '@' .. args[2])
+  if not job then return 0 end
+  return redis.call('HSET', job_key(keys[1], args[1]), 'unheard', redis.sha1hex(table.concat(args, ' ', 3)))
+end
+
+-- The worker is about to end: its polls end, and for a while it gets no job.
+local function retire(base, worker, at)
+  local key = base .. ':worker:' .. worker
+  local known = load(key, 'gateway', 'stops')
+  redis.call('ZREM', base .. ':waiting', worker)
+  note(base, worker, true, 'free', 0, 'quiet', at + QUIET_MS)
+  for process in pairs({[known.gateway or ''] = true, [known.stops or ''] = true}) do
+    wake(base, process, {kind = 'quit', worker = worker})
+  end
+end
+
+-- done: worker, '1' when it is about to end (else ''), then as `finish`. A worker that brings a result has not crashed.
+local function done(keys, args)
+  local base, worker = keys[1], args[1]
+  redis.call('HDEL', base .. ':worker:' .. worker, 'crashes', 'trouble')
+  if args[2] == '1' then retire(base, worker, now()) end
+  return finish(keys, {unpack(args, 3)})
+end
+
+-- ping: worker, ms for which it counts as alive, state ('' when it says none), trouble (why it is unhealthy), its
+-- description (JSON or ''), then ids of the jobs that it runs. Renews their leases; those that it no longer holds are to
+-- be stopped.
+local function ping(keys, args)
+  local base, worker, at = keys[1], args[1], now()
+  if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
+  local key = base .. ':worker:' .. worker
+  greet(base, worker, tonumber(args[2]), at)
+  if args[3] ~= '' then redis.call('HSET', key, 'state', args[3], 'trouble', args[4]) end
+  if args[5] ~= '' then redis.call('HSET', key, 'description', args[5]) end
+  for i = 6, #args do
+    local id = args[i]
+    local job = load(job_key(base, id), 'state', 'attempt', 'worker', 'queue', 'entry', 'committed')
+    if job.worker == worker and job.state == 'IN_PROGRESS' then
+      redis.call('XCLAIM', queue_key(base, job.queue), GROUP, worker, 0, job.entry, 'JUSTID')
+    elseif job.worker ~= worker or not job.committed then  -- else it has just finished it
+      local process = redis.call('HGET', key, 'stops')
+      keep_stop(base, worker, process, id, job.attempt or 0, job.state or 'GONE')
+    end
+  end
+  return redis.status_reply('OK')
+end
+
+-- stops: worker, gateway process that waits for more when there are none ('' when it does not).
+-- Returns (job id, attempt, state) of the jobs that the worker is to stop and has not been told of.
+local function stops(keys, args)
+  local base, worker, found = keys[1], args[1], {}
+  local key = base .. ':stopped:' .. worker
+  local kept = redis.call('HGETALL', key)
+  for i = 1, #kept, 2 do
+    local job = load(job_key(base, kept[i]), 'state', 'worker')
+    if job.state ~= 'IN_PROGRESS' or job.worker ~= worker then  -- else it has been given the job again
+      local attempt, state = string.match(kept[i + 1], '^(%S+) (%S+)$')
+      for _, value in ipairs({kept[i], tonumber(attempt), state}) do found[#found + 1] = value end
+    end
+  end
+  redis.call('UNLINK', key)
+  if #found == 0 and args[2] ~= '' then note(base, worker, true, 'stops', args[2], 'link', 'http') end
+  return found
+end
+
+register('park', park)
+register('unpark', unpark, 'allow-oom')
+register('refuse', refuse, 'allow-oom')
+register('keep', keep)
+register('chunk', chunk)
+register('unheard', unheard, 'allow-oom')
+register('done', done, 'allow-oom')
+register('ping', ping, 'allow-oom')
+register('stops', stops, 'allow-oom')
