@@ -3,6 +3,7 @@
     Error
     ├── ClientError             the request cannot be served as it is
     │   ├── BadRequest          400  not JSON, a field missing or out of its range
+    │   ├── Incomplete          400  the client went away in the middle of the body
     │   ├── Unauthorized        401  no key, or a wrong one
     │   ├── Forbidden           403  a key that is not good for this
     │   ├── NotFound            404  no such endpoint, job or path
@@ -39,6 +40,10 @@ class ClientError(Error):
 
 class BadRequest(ClientError):
     """Not JSON, a field missing, of a wrong type or out of its range."""
+
+
+class Incomplete(ClientError):
+    """The client went away in the middle of the body: what it meant to say is not known."""
 
 
 class Unauthorized(ClientError):

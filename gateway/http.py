@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .engine.endpoints import ID
 from .engine.tasks import within
-from .errors import BadRequest, Error, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
+from .errors import BadRequest, Error, Incomplete, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
 from .store import OUTAGES
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Call:
         Raises:
             TooLarge: it is, or says that it will be, over `limit` bytes.
             RequestTimeout: it was not complete after `seconds`.
-            BadRequest: the client went away in the middle of it.
+            Incomplete: the client went away in the middle of it.
         """
         try:
             return await within(seconds, self._read(limit))
@@ -139,7 +139,7 @@ class Call:
         while True:
             message = await self._receive()
             if message["type"] != "http.request":
-                raise BadRequest("the request ended before its body was complete")
+                raise Incomplete("the request ended before its body was complete")
             part: bytes = message.get("body", b"")
             size += len(part)
             if size > limit:

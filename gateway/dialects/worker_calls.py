@@ -112,7 +112,7 @@ class WorkerCalls:
                 raise _pause(call, error) from None
         if not found:
             return _NOTHING
-        return Reply(orjson.dumps({"jobsToStop": [stop.job for stop in found], "stops": found}))
+        return Reply(msgspec.json.encode({"jobsToStop": [stop.job for stop in found], "stops": found}))
 
     async def stream(self, call: Call) -> Answer:
         """Chunks of a running job."""
@@ -185,7 +185,7 @@ class WorkerCalls:
         lapsed = await self._reports.renew(
             endpoint.id, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
-        return Reply(orjson.dumps({"lapsed": lapsed}))
+        return Reply(msgspec.json.encode({"lapsed": lapsed}))
 
     async def _take(self, call: Call, most: int) -> list[Handed]:
         endpoint, worker = await self._access.admit(call), _worker(call)

@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from ..errors import NotFound, Unavailable
+from ..errors import Conflict, NotFound, Unavailable
 from . import keys
 from .batching import Argument, Batcher
 from .polls import Stop
@@ -108,4 +108,6 @@ class Reports:
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):
                 raise NotFound(f"no endpoint {endpoint}") from None
+            if str(error).startswith("GAP"):
+                raise Conflict(str(error)) from None
             raise
