@@ -82,7 +82,7 @@ async def _hindrance(registered: Registered) -> str:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe(registered)
     except TimeoutError:
-        return f"no answer within {PROBE_SECONDS:g} s"
+        return "no answer in time"
     except (RedisError, RedisClusterException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return ""

@@ -116,6 +116,7 @@ class Connection(asyncio.BufferedProtocol):
             on_free: called when all that was sent is answered and more may be sent.
             on_lost: called once, when the connection is gone for whatever reason, with what has no answer.
         """
+        self.ended = asyncio.Event()
         self._on_free = on_free
         self._on_lost = on_lost
         self._transport: Any = None
@@ -179,6 +180,7 @@ class Connection(asyncio.BufferedProtocol):
             self._receive(b"")  # may be the end of an answer
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.ended.set()
         lost, self._under_way = list(self._under_way), deque()
         for exchange in lost:
             exchange.connection = None

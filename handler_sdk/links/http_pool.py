@@ -111,8 +111,7 @@ class Pool:
         while self._waiting:
             self._waiting.popleft().fail(ConnectionError("the connections were closed"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        while self._connections:
-            await asyncio.sleep(0)
+        await asyncio.gather(*(connection.ended.wait() for connection in self._connections))
 
     def _encode(self, request: Request) -> list[bytes]:
         head = f"{request.method} {self._place.prefix}{request.path} HTTP/1.1\r\n{self._headers}"

@@ -177,6 +177,7 @@ class Gateway(Proxy):
         self.keys: list[str | None] = []
         self.left: list[str] = []
         self.url_of_store = f"redis://127.0.0.1:{store.port}/0"
+        self.gives_access = True
         self.cluster = False
         self.lease_ms = 1000
         self.output_limit = 20 * 1024 * 1024
@@ -213,14 +214,12 @@ class Gateway(Proxy):
         body = json.loads(request.body)
         self.registrations.append(body)
         worker = body.get("id") or f"worker-{len(self.registrations)}"
-        answer = {
-            "worker": worker,
-            "redis": {"url": self.url_of_store, "cluster": self.cluster},
-            "library": "runlane_test",
-            "base": BASE,
-        }
+        answer: dict[str, Any] = {"worker": worker, "library": "runlane_test", "base": BASE, "redis": {}}
         if self.link == "http":
             answer = json.loads((await forward(request.with_body(json.dumps(body | {"id": worker}).encode()))).body)
+        if answer["redis"] is not None:
+            access = {"url": self.url_of_store, "cluster": self.cluster}
+            answer["redis"] = access if self.gives_access else None
         limits = {"lease_ms": self.lease_ms, "output_limit": self.output_limit, "chunk_limit": self.chunk_limit}
         return reply(200, json.dumps(answer | limits).encode())
 

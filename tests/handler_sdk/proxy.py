@@ -96,8 +96,7 @@ Forward = Callable[[Message], Awaitable[Message]]
 
 
 class Proxy:
-    """Passes each request on to a gateway, and its answer back. A client that hangs up is hung up on at the gateway, and
-    the other way round."""
+    """Passes each request on to a gateway, and its answer back. Who hangs up on one side is hung up on the other."""
 
     def __init__(self, port: int, tls: Any = None) -> None:
         """`port`: the gateway's, on loopback. `tls`: the context to take connections with."""

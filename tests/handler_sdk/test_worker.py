@@ -706,6 +706,7 @@ class TestStart:
                 "must be a number of seconds",
             ),
             ({"RUNLANE_LOG_LEVEL": "loud"}, "RUNLANE_LOG_LEVEL must be"),
+            ({"RUNLANE_URL": "x", "RUNLANE_ENDPOINT": "y", "RUNLANE_LINK": "z"}, "RUNLANE_LINK must be"),
         ],
     )
     def test_says_what_is_wrong_with_the_environment(
