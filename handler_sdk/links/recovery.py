@@ -13,6 +13,9 @@ logger = logging.getLogger("runlane.link")
 LOST_SECONDS = 3.0
 REGISTER_SECONDS = 1.0
 
+# What is over sooner is not told: one that ends in good order may answer some calls and refuse others for a moment.
+UNTOLD_SECONDS = 0.3
+
 
 class Recovery:
     """Says once that there is an outage, and once that it is over; registers the worker again where that may help."""
@@ -42,6 +45,7 @@ class Recovery:
         self._on_restored = on_restored
         self._outage_level = outage_level
         self._lost_at: float | None = None
+        self._telling: asyncio.TimerHandle | None = None
         self._registering = asyncio.Lock()
         self._registered_at = 0.0
 
@@ -49,9 +53,12 @@ class Recovery:
         """There was an answer: an outage is over."""
         if self._lost_at is None:
             return
-        seconds = time.monotonic() - self._lost_at
-        self._lost_at = None
-        logger.log(self._outage_level, "%s is back after %.1f s", self._other_end, seconds)
+        seconds, self._lost_at = time.monotonic() - self._lost_at, None
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        else:
+            logger.log(self._outage_level, "%s is back after %.1f s", self._other_end, seconds)
         self._on_restored()
 
     async def recover(self, problem: str, must_register: bool, backoff: Backoff) -> None:
@@ -59,11 +66,15 @@ class Recovery:
         registration helps. Raises RefusedError."""
         now = time.monotonic()
         if self._lost_at is None:
-            logger.log(self._outage_level, "%s does not serve this worker: %s", self._other_end, problem)
             self._lost_at = now
+            self._telling = asyncio.get_running_loop().call_later(UNTOLD_SECONDS, self._tell, problem)
         if must_register or now - self._lost_at > LOST_SECONDS:
             await self._register_again()
         await asyncio.sleep(backoff.next())
+
+    def _tell(self, problem: str) -> None:
+        self._telling = None
+        logger.log(self._outage_level, "%s does not serve this worker: %s", self._other_end, problem)
 
     async def _register_again(self) -> None:
         """Has another registration take the place of this one, unless that happened already, or is tried too often."""
