@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
+LinkSetting = Literal["", "redis", "http"]
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -20,7 +22,7 @@ class Settings:
     endpoint: str
     key: str | None = None
     worker: str | None = None
-    link: Literal["", "redis", "http"] = ""
+    link: LinkSetting = ""
     drain_seconds: float = 30.0
     stop_grace_seconds: float = 5.0
 
@@ -44,11 +46,11 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _link(environment: Mapping[str, str]) -> Literal["", "redis", "http"]:
+def _link(environment: Mapping[str, str]) -> LinkSetting:
     link = environment.get("RUNLANE_LINK", "")
     if link not in ("", "redis", "http"):
         raise SettingsError(f"RUNLANE_LINK must be redis, http, or empty for whichever works, not {link!r}")
-    return cast(Literal["", "redis", "http"], link)
+    return cast(LinkSetting, link)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -151,7 +151,7 @@ def _error_in(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return " ".join(body[:200].decode(errors="replace").split())
 
 
 def _read(body: bytes, read: Callable[[bytes], T]) -> T:

@@ -21,6 +21,9 @@ from .http_connection import Exchange, Request, WithdrawnError
 
 JOBS = "application/x-runlane-jobs"
 
+# The gateway gives no more at once.
+MOST_JOBS = 1000
+
 
 class HttpLink:
     """See `Link`. Jobs come as answers to polls, one poll at a time."""
@@ -51,7 +54,7 @@ class HttpLink:
         if self._astray:
             await self.give_back(held)
         self._capacity = capacity
-        room = capacity()
+        room = min(capacity(), MOST_JOBS)
         if room > 0:
             for job in await self._ask(room, bool(held())):
                 begin(job)

@@ -5,7 +5,6 @@ each other before the first is answered; the server answers them in order (RFC 9
 """
 
 import asyncio
-import logging
 import select
 from collections import deque
 from collections.abc import Callable
@@ -15,8 +14,6 @@ import h11
 
 from ..frames import READ_AT_ONCE
 from . import PROMPT_BYTES, ROOM_FOR_IDS
-
-logger = logging.getLogger("runlane.http")
 
 # Bytes per second of a request's body that any line should carry.
 SLOWEST = 125_000

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,8 +13,6 @@ from .http_connection import Connection, Exchange, Request
 
 if TYPE_CHECKING:
     import ssl
-
-logger = logging.getLogger("runlane.http")
 
 MOST_CONNECTIONS = 64
 

@@ -9,8 +9,6 @@ from . import Backoff, Register, Registered, UnreachableError
 
 logger = logging.getLogger("runlane.link")
 
-# Who cannot be reached for longer may have been replaced: then the gateway is asked.
-LOST_SECONDS = 3.0
 REGISTER_SECONDS = 1.0
 
 # What is over sooner is not told: one that ends in good order may answer some calls and refuse others for a moment.
@@ -49,11 +47,16 @@ class Recovery:
         self._registering = asyncio.Lock()
         self._registered_at = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """How long there has been no answer."""
+        return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+
     def note_answer(self) -> None:
         """There was an answer: an outage is over."""
         if self._lost_at is None:
             return
-        seconds, self._lost_at = time.monotonic() - self._lost_at, None
+        seconds, self._lost_at = self.seconds, None
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
@@ -62,13 +65,12 @@ class Recovery:
         self._on_restored()
 
     async def recover(self, problem: str, must_register: bool, backoff: Backoff) -> None:
-        """There was no answer, or one that says to come back: does what helps and pauses. `must_register`: only another
-        registration helps. Raises RefusedError."""
-        now = time.monotonic()
+        """There was no answer, or one that says to come back: registers again if it must, and pauses. Raises
+        RefusedError."""
         if self._lost_at is None:
-            self._lost_at = now
+            self._lost_at = time.monotonic()
             self._telling = asyncio.get_running_loop().call_later(UNTOLD_SECONDS, self._tell, problem)
-        if must_register or now - self._lost_at > LOST_SECONDS:
+        if must_register:
             await self._register_again()
         await asyncio.sleep(backoff.next())
 

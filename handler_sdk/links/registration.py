@@ -5,12 +5,12 @@ import logging
 import os
 import platform
 import socket
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
 from ..outcomes import Limits
-from ..settings import Settings
+from ..settings import LinkSetting, Settings
 from . import RefusedError, Registered, UnreachableError
 from .http_connection import Answer, Request
 from .http_pool import Pool
@@ -35,7 +35,7 @@ class Registration:
             "python": platform.python_version(),
         }
 
-    async def join(self, link: Literal["", "redis", "http"], worker: str | None = None) -> Registered:
+    async def join(self, link: LinkSetting, worker: str | None = None) -> Registered:
         """Registers the worker of this process, which holds nothing yet; what an earlier one of its id held goes back.
 
         Args:
@@ -64,7 +64,7 @@ class Registration:
         except UnreachableError as error:
             logger.warning("could not say goodbye to the gateway: %s", error)
 
-    async def _register(self, link: Literal["", "redis", "http"], more: dict[str, Any]) -> Registered:
+    async def _register(self, link: LinkSetting, more: dict[str, Any]) -> Registered:
         body: dict[str, Any] = {"description": self.description, "link": link or "redis"}
         if self._settings.worker:
             body["id"] = self._settings.worker

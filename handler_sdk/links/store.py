@@ -35,6 +35,9 @@ logger = logging.getLogger("runlane.link")
 
 LARGE_CONNECTIONS = 8
 
+# A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
+LOST_SECONDS = 3.0
+
 # So many questions into a silent subscription, one after the other, say that it is dead.
 MOST_UNANSWERED = 2
 
@@ -324,4 +327,5 @@ class Store:
         if remedy is None:
             raise LinkError(str(error)) from error
         problem = str(error) or type(error).__name__
-        await self._recovery.recover(problem, remedy == "register", backoff)
+        must_register = remedy == "register" or self._recovery.seconds > LOST_SECONDS
+        await self._recovery.recover(problem, must_register, backoff)
