@@ -18,6 +18,8 @@ from .access.keys import ApiKeys, WorkerKeys
 from .access.local import check_local, is_loopback
 from .access.workers import WorkerAccess
 from .dialects.manage import Manage
+from .dialects.openai import OpenAI
+from .dialects.openai_errors import error_reply
 from .dialects.runpod import RunPod
 from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
@@ -84,7 +86,7 @@ class App:
         calls = WorkerCalls(polls, Reports(engine.batcher), access, self._settings)
         workers = Workers(engine, credentials, access, self._api_keys, self._settings)
         self._serve(calls.operations() | workers.operations(), self._check_local)
-        self._router.routes.extend(self._routes(endpoints, credentials))
+        self._router.routes.extend(self._routes(engine, endpoints, credentials))
         upkeep.start()
         loop = asyncio.get_running_loop()
         self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
@@ -101,11 +103,15 @@ class App:
             _, name, *rest = path.split("/")
             self._operations[name, 4 + len(rest)] = Endpoint(operation, methods, check)
 
-    def _routes(self, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
+    def _routes(self, engine: Engine, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
         manage: dict[str, dict[str, Operation]] = {}
         for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
             manage.setdefault(path, {})[method] = operation
-        return [
+        routes: list[BaseRoute] = [
+            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check, error_reply))
+            for path, (operation, methods) in OpenAI(engine, self._settings).operations().items()
+        ]
+        return routes + [
             Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
             for path, operations in manage.items()
         ]

@@ -12,7 +12,8 @@
     │   ├── Conflict            409  the job or endpoint is in another state than the request needs
     │   ├── TooLarge            413
     │   └── TooManyRequests     429  come back later
-    └── Unavailable             503  the store cannot be reached or cannot take more
+    ├── Unavailable             503  the store cannot be reached or cannot take more
+    └── DeadlineExceeded        504  the job did not end in the time that its client waits
 StartupError                    the operator's settings or surroundings are not usable; ends the process
 
 Each knows its HTTP status and headers; each dialect turns it into its own body.
@@ -110,6 +111,12 @@ class Unavailable(Error):
 
     def __init__(self, message: str = "the queue store is not available; try again shortly") -> None:
         super().__init__(message, {"Retry-After": "1"})
+
+
+class DeadlineExceeded(Error):
+    """The job did not end in the time that its client waits for it."""
+
+    status = 504
 
 
 class StartupError(Exception):

@@ -32,8 +32,8 @@ CONNECTION = "runlane.connection"
 class Connection(Protocol):
     """What the server knows of a client's connection."""
 
-    on_undelivered: Callable[[], None] | None
-    """Called when the connection was lost with the last answer, so that the client has not read it."""
+    def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
+        """Calls back when the connection is lost with the answer that comes next, so that nobody reads it."""
 
     @property
     def peer_has_closed(self) -> bool:
@@ -82,6 +82,12 @@ class Call:
         return id
 
     @property
+    def raw_path(self) -> str:
+        """The path, and the query with its '?' if there is one, as the client sent them."""
+        path, query = self._scope["raw_path"], self._scope["query_string"]
+        return f"{path.decode('latin-1')}?{query.decode('latin-1')}" if query else str(path.decode("latin-1"))
+
+    @property
     def query(self) -> dict[str, str]:
         """The parameters after the '?'."""
         found: bytes = self._scope["query_string"]
@@ -109,11 +115,6 @@ class Call:
         """The connection that it came over; None under a server that is not ours."""
         return self._scope.get(CONNECTION)
 
-    async def hung_up(self) -> None:
-        """Returns when the client has; for requests whose body has been read, or that have none."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
     async def body(self, limit: int, seconds: float) -> bytes:
         """The whole body. Its size is checked while it comes in.
 
@@ -130,6 +131,11 @@ class Call:
             if not self.headers.get(b"expect"):  # else the client waits for our word before it sends anything
                 await self._drop(limit)
             raise
+
+    async def hang_up(self) -> None:
+        """Returns when the client has gone away, or was answered. The body comes first."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def _read(self, limit: int) -> bytes:
         if int(self.headers.get(b"content-length", 0)) > limit:
@@ -164,31 +170,34 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is over the limit of {limit} bytes", {"Connection": "close"})
 
 
+def error_reply(error: Error) -> Reply:
+    """An error as RunPod's clients know it."""
+    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+
+
 Answer = Reply | ASGIApp
 Operation = Callable[[Call], Awaitable[Answer]]
 Check = Callable[[Call], None]
+Shape = Callable[[Error], Reply]
 
 
 class Endpoint:
-    """An operation as an ASGI app: checks the method and the key, and turns errors into answers."""
+    """An operation as an ASGI app: checks the method and the key, and turns errors into answers of the given shape."""
 
-    def __init__(self, operation: Operation, methods: tuple[str, ...], check: Check) -> None:
+    def __init__(
+        self, operation: Operation, methods: tuple[str, ...], check: Check, shape: Shape = error_reply
+    ) -> None:
         self._operation = operation
         self._methods = methods
         self._check = check
+        self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         try:
             answer = await self._operation(self._accept(Call(scope, receive)))
-        except Error as error:
-            answer = error_reply(error)
-        except (*OUTAGES, RedisError) as error:
-            logger.exception("the store refused %s %s", scope["method"], scope["path"])
-            answer = error_reply(Unavailable(f"the queue store could not serve this: {type(error).__name__}"))
-        except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
-            answer = error_reply(Error("internal error; see the gateway's log"))
+        except Exception as exception:
+            answer = self._shape(error_of(exception, scope))
         if isinstance(answer, Reply):
             await send_reply(send, answer)
         else:
@@ -201,9 +210,16 @@ class Endpoint:
         return call
 
 
-def error_reply(error: Error) -> Reply:
-    """An error as RunPod's clients know it."""
-    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+def error_of(exception: Exception, scope: Scope) -> Error:
+    """What the client is told of an exception. Those that are nobody's answer to a request are logged."""
+    if isinstance(exception, Error):
+        return exception
+    request = f"{scope['method']} {scope['path']}"
+    if isinstance(exception, (*OUTAGES, RedisError)):
+        logger.error("the store refused %s", request, exc_info=exception)
+        return Unavailable(f"the queue store could not serve this: {type(exception).__name__}")
+    logger.error("%s failed", request, exc_info=exception)
+    return Error("internal error; see the gateway's log")
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

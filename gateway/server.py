@@ -28,12 +28,19 @@ from .store import open_store
 
 SECONDS_TO_DRAIN = 30
 
-# Of Linux' <linux/tcp.h>.
+# Of Linux' <linux/tcp.h>: states, and `struct tcp_info`, which begins with eight bytes and five numbers of 32 bits.
 TCP_ESTABLISHED = 1
+TCP_CLOSE = 7
 
 # Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
 SO_ATTACH_FILTER = 26
 BPF_RET = 0x06
+
+FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
+"""Headers that say that the client is a proxy."""
+
+SECONDS_TO_READ = 1.0
+"""A connection that is lost later says nothing of whether an answer was read."""
 
 SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
@@ -84,29 +91,51 @@ class Protocol(HttpToolsProtocol):
     could not know whether it was executed. And an answer that is not large leaves in one piece."""
 
     _ending = False
-    on_undelivered: Callable[[], None] | None = None
-    """Of `Connection`."""
+    _is_undelivered = False
+    _on_undelivered: Callable[[], None] | None = None
+    _answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of asyncio: a client is there."""
         super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
 
+    def eof_received(self) -> None:
+        """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read."""
+        state, unacknowledged = self._tcp_info()
+        self._is_undelivered = state == TCP_CLOSE or unacknowledged > 0 or self._holds_data
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent."""
-        undelivered = exc is not None or cast(_Gathering, self.transport).holds_data
+        """Of asyncio: the client is gone. It resets the connection when it had not read all that was sent; but proxies
+        do so as well, to be done with it sooner. A pipe breaks when the client had closed before."""
+        is_reset = isinstance(exc, ConnectionResetError) and not FROM_A_PROXY & {name for name, _ in self.headers or ()}
+        undelivered = is_reset or isinstance(exc, BrokenPipeError) or self._is_undelivered or self._holds_data
         super().connection_lost(exc)
-        if undelivered and self.on_undelivered is not None:
-            self.on_undelivered()
+        if undelivered and self._on_undelivered and self.loop.time() - self._answered_at < SECONDS_TO_READ:
+            self._on_undelivered()
+
+    def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
+        """Of `Connection`."""
+        self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
+
+    @property
+    def _holds_data(self) -> bool:
+        return cast(_Gathering, self.transport).holds_data
 
     @property
     def peer_has_closed(self) -> bool:
         """Of `Connection`."""
-        connection = self.transport.get_extra_info("socket")
+        return self._tcp_info()[0] != TCP_ESTABLISHED
+
+    def _tcp_info(self) -> tuple[int, int]:
+        """The state of the connection, and the number of packets on their way to the client."""
+        if self.transport.is_closing():
+            return TCP_CLOSE, 0
         try:
-            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+            return info[0], int.from_bytes(info[24:28], sys.byteorder)
         except (AttributeError, OSError):  # not Linux, or not TCP
-            return False
-        return bool(state != TCP_ESTABLISHED)
+            return TCP_ESTABLISHED, 0
 
     def shutdown(self) -> None:
         """Of uvicorn: the server ends."""
@@ -118,7 +147,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Of httptools: a request begins."""
         super().on_headers_complete()
-        self.on_undelivered = None  # a client that asks again has read the last answer
+        self._on_undelivered = None  # a client that asks again has read the last answer
         cast(dict[str, Any], self.scope)[CONNECTION] = self
         if self._ending:
             self.cycle.keep_alive = False

@@ -45,6 +45,14 @@ class Settings:
     chunk_limit: int = _setting(1_000_000, "largest single streamed chunk, in bytes", least=16)
     run_retention_seconds: int = _setting(1800, "how long the result of /run is kept", least=1)
     runsync_retention_seconds: int = _setting(60, "how long the result of /runsync is kept", least=1)
+    openai_wait_seconds: float = _setting(
+        600.0, "how long an OpenAI request waits for its answer, or for the first piece of a stream", least=0.1
+    )
+    openai_keep_alive_seconds: float = _setting(
+        10.0,
+        "silence after which a stream of the OpenAI routes gets a comment; its status is decided before",
+        least=0.1,
+    )
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
     poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
     log_level: str = _setting("info", "debug, info, warning or error")

@@ -1,5 +1,6 @@
 """`make bench`: starts everything itself, on loopback, and prints one table of ratios; writes bench.json."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,16 +21,23 @@ import redis
 from gateway.embedded import EmbeddedStore
 from gateway.engine import keys
 from gateway.store import LIBRARY
-from loadtest import roundtrip
+from loadtest import openai_streams, parked, roundtrip
+from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
 ENDPOINT = "bench"
+ECHO_HANDLER = Path(__file__).with_name("handler.py")
 CONNECTIONS = 64
 SECONDS = 1
 ROUNDS = 15
 ROUND_TRIPS = 1000
 FEW, MANY = 10, 1_000_000
 CALLS = 500
+TOKENS_OF_STREAMS = {1: 20_000, 100: 1_000}
+FIRST_BYTES = 200
+TOKENS_FOR_FIRST_BYTE = 20
+PARKED = 5000
+JOBS_FOR_PARKED = 100
 
 WRK_SCRIPT = """
 wrk.method = "POST"
@@ -51,6 +59,10 @@ def main() -> None:
     rows.append(runsync_against_round_trip())
     say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
     rows.extend(cost_by_queue_length())
+    say("event streams through the OpenAI route against the same asked directly")
+    rows.extend(relayed_streams())
+    say(f"{PARKED:,} workers that wait over HTTP")
+    rows.extend(parked_workers())
     for row in rows:
         print(f"{row['what']:<34} {row['ours']:>22} {row['floor']:>26}   ratio {row['ratio']:.2f}  ({row['aim']})")
     Path("bench.json").write_text(json.dumps(rows, indent=2))
@@ -104,6 +116,66 @@ def runsync_against_round_trip() -> dict[str, Any]:
         statistics.median(mine / theirs for mine, theirs in zip(ours, bare, strict=True)),
         "under 3",
     )
+
+
+def relayed_streams() -> list[dict[str, Any]]:
+    """Tokens per second and the time to the first byte of event streams, relayed and asked of their server directly, in
+    turn."""
+    rows = []
+    server = [sys.executable, "-m", "loadtest.openai_streams", "8127"]
+    proxy = Path(__file__).parents[1] / "handler_sdk/examples/openai_proxy.py"
+    with store() as (url, _), gateway(url) as base, process(server):
+        direct, ours = Origin("http://127.0.0.1:8127", KEY), Origin(f"{base}/v2/{ENDPOINT}/openai", KEY)
+        wait_for(direct.url)
+        with worker(base, proxy, UPSTREAM_URL=direct.url, UPSTREAM_CONCURRENCY="100"):
+            wait_for_worker(base)
+            for streams, tokens in TOKENS_OF_STREAMS.items():
+                rows.append(relayed_tokens(ours, direct, streams, tokens))
+            rows.append(first_byte(ours, direct))
+    return rows
+
+
+def relayed_tokens(ours: Origin, direct: Origin, streams: int, tokens: int) -> dict[str, Any]:
+    """Tokens per second of so many streams at once."""
+    relayed, asked = [], []
+    for number in range(ROUNDS):
+        asked.append(openai_streams.tokens_per_second(direct, streams, tokens))
+        relayed.append(openai_streams.tokens_per_second(ours, streams, tokens))
+        say(f"  round {number + 1}, {streams} at once: {relayed[-1]:,.0f} and {asked[-1]:,.0f} tokens/s")
+    return row(
+        f"OpenAI streams, {streams} at once",
+        f"{statistics.median(relayed):,.0f} tokens/s",
+        f"{statistics.median(asked):,.0f} tokens/s direct",
+        statistics.median(mine / theirs for mine, theirs in zip(relayed, asked, strict=True)),
+        "at least 0.6",
+    )
+
+
+def first_byte(ours: Origin, direct: Origin) -> dict[str, Any]:
+    """Time to the first byte of a stream, one after the other."""
+    relayed, asked = openai_streams.first_bytes([ours, direct], FIRST_BYTES, TOKENS_FOR_FIRST_BYTE)
+    added = statistics.median(mine - theirs for mine, theirs in zip(relayed, asked, strict=True))
+    return row(
+        "OpenAI stream, first byte, median",
+        f"{statistics.median(relayed) * 1000:.2f} ms",
+        f"{statistics.median(asked) * 1000:.2f} ms direct",
+        statistics.median(relayed) / statistics.median(asked),
+        f"{added * 1000:.2f} ms added, under 5",
+    )
+
+
+def parked_workers() -> list[dict[str, Any]]:
+    """What workers cost that wait over HTTP, and how soon one of them has a job."""
+    with store() as (url, _), gateway_process(url) as (base, pid):
+        found = asyncio.run(parked.measure(base, pid, ENDPOINT, KEY, url, PARKED, JOBS_FOR_PARKED))
+    return [
+        row(f"{PARKED:,} parked workers, memory", f"{found.bytes_each / 1000:.1f} kB each", "40 kB",
+            found.bytes_each / 40_000, "at most 1"),
+        row(f"{PARKED:,} parked, store connections", f"{found.store_connections}", "16",
+            found.store_connections / 16, "at most 1"),
+        row(f"{PARKED:,} parked, a job's way, median", f"{found.median_seconds * 1000:.2f} ms", "50 ms",
+            found.median_seconds / 0.05, "at most 1"),
+    ]  # fmt: skip
 
 
 def cost_by_queue_length() -> list[dict[str, Any]]:
@@ -225,31 +297,37 @@ def store() -> Iterator[tuple[str, Path]]:
 
 @contextlib.contextmanager
 def gateway(url: str) -> Iterator[str]:
-    """One gateway process with a key."""
-    environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
-                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}"}  # fmt: skip
-    command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
-    with process(command, environment):
-        wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")
-        yield "http://127.0.0.1:8126"
+    """One gateway process with a key: its URL."""
+    with gateway_process(url) as (base, _):
+        yield base
 
 
 @contextlib.contextmanager
-def worker(base: str) -> Iterator[None]:
-    """One worker with the echo handler."""
+def gateway_process(url: str) -> Iterator[tuple[str, int]]:
+    """The same: its URL and its process's id."""
+    environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
+                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}"}  # fmt: skip
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
+    with process(command, environment) as pid:
+        wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")
+        yield "http://127.0.0.1:8126", pid
+
+
+@contextlib.contextmanager
+def worker(base: str, handler: Path = ECHO_HANDLER, **settings: str) -> Iterator[None]:
+    """One worker, and settings of its handler's own."""
     environment = {**os.environ, "RUNLANE_URL": base, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
-                   "RUNLANE_LOG_LEVEL": "warning"}  # fmt: skip
-    handler = Path(__file__).with_name("handler.py")
+                   "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
     with process([sys.executable, "-m", "handler_sdk", str(handler)], environment):
         yield
 
 
 @contextlib.contextmanager
-def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
-    """A process of ours for a while."""
+def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process of ours for a while: its id."""
     started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     try:
-        yield
+        yield started.pid
     finally:
         started.terminate()
         started.wait()

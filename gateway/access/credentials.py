@@ -2,15 +2,21 @@
 
 A function runs with the permissions of its caller, on undeclared keys too, so the user needs the commands that the
 functions use, on the keys and channels of the endpoint. ACL users are not replicated and not kept over a restart of
-the store: a worker whose user is gone registers again.
+the store: a worker whose user is gone registers again. Some managed stores let nobody make users: then workers come
+over HTTP.
 """
 
+import logging
 import secrets
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
+from redis.exceptions import ResponseError
+
 from ..engine import keys
 from ..store import Store
+
+logger = logging.getLogger(__name__)
 
 COMMANDS = (
     "fcall", "xreadgroup", "xadd", "xack", "xdel", "xrange", "xlen", "xclaim", "xautoclaim", "xpending",
@@ -29,27 +35,40 @@ class Credentials:
         self._store = store
         self._url = worker_redis_url or store.url
 
-    async def grant(self, endpoint: str, worker: str) -> dict[str, Any]:
+    async def grant(self, endpoint: str, worker: str) -> dict[str, Any] | None:
         """Makes a user, or gives an existing one a new password. Returns the URL to connect with, and whether the store
-        is a cluster."""
+        is a cluster; None when the store does not let us make users."""
         password = secrets.token_urlsafe(32)
         base = keys.base(endpoint)
-        await self._store.on_every_node(
-            "ACL SETUSER", self._user(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
-            f"&{base}:*", *(f"+{command}" for command in COMMANDS),
-        )  # fmt: skip
+        try:
+            await self._store.on_every_node(
+                "ACL SETUSER", self._user(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
+                f"&{base}:*", *(f"+{command}" for command in COMMANDS),
+            )  # fmt: skip
+        except ResponseError as error:
+            logger.warning("the store makes no user for worker %s, which comes over HTTP instead: %s", worker, error)
+            return None
         return {"url": self._url_for(self._user(endpoint, worker), password), "cluster": self._store.clustered}
 
     async def revoke(self, endpoint: str, worker: str) -> None:
         """Deletes the worker's user, which closes its connections."""
-        await self._store.on_every_node("ACL DELUSER", self._user(endpoint, worker))
+        await self._delete(self._user(endpoint, worker))
 
     async def revoke_all(self, endpoint: str) -> None:
         """Deletes the users of all workers of an endpoint."""
-        users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
+        try:
+            users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
+        except ResponseError:
+            return  # it makes none
         ours = [user for user in map(_text, users) if user.startswith(self._user(endpoint, ""))]
         if ours:
-            await self._store.on_every_node("ACL DELUSER", *ours)
+            await self._delete(*ours)
+
+    async def _delete(self, *users: str) -> None:
+        try:
+            await self._store.on_every_node("ACL DELUSER", *users)
+        except ResponseError as error:
+            logger.debug("the store deletes no users: %s", error)
 
     @staticmethod
     def _user(endpoint: str, worker: str) -> str:

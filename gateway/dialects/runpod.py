@@ -1,6 +1,5 @@
 """RunPod's serverless API for clients, under /v2/{endpoint_id}: https://docs.runpod.io/serverless/endpoints/operations"""
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -14,7 +13,8 @@ import orjson
 from msgspec import Meta
 from sse_starlette import EventSourceResponse
 
-from ..engine.engine import Engine, Job, Reading, State, Submission
+from ..engine.engine import Engine, Job, State, Submission
+from ..engine.following import Arrived, Follower, job_of
 from ..engine.wakeups import Chunks, Final, Watch
 from ..errors import BadRequest, NotFound, Unavailable
 from ..http import Answer, Call, Operation, Reply
@@ -194,7 +194,7 @@ class RunPod:
         deadline = time.monotonic() + seconds
         while (event := await watch.next(deadline - time.monotonic())) is not None:
             if isinstance(event, Final):
-                return _job_of(job, event)
+                return job_of(job, event)
             if not isinstance(event, Chunks):
                 with contextlib.suppress(Unavailable):  # the subscription comes back with the store, and wakes us
                     found = await self._engine.status(endpoint, job, watch=True)
@@ -222,70 +222,18 @@ class RunPod:
         )
 
     async def _events(self, endpoint: str, job: str, position: int) -> AsyncIterator[bytes]:
-        follower = _Follower(self._engine, endpoint, job, position)
-        try:
-            while not follower.ended:
-                try:
-                    async for event in follower.follow():
-                        yield event
-                except Unavailable:
-                    await asyncio.sleep(1)
-        except NotFound:
-            yield _event("error", {"error": "the job is gone"})
-
-
-class _Follower:
-    """A job's chunks as server-sent events: first what is stored, then what the wake-ups bring."""
-
-    def __init__(self, engine: Engine, endpoint: str, job: str, position: int) -> None:
-        self.ended = False
-        self._engine = engine
-        self._endpoint = endpoint
-        self._job = job
-        self._position = position
-        self._restarted = 0  # where the newest attempt begins that the reader knows of
-
-    async def follow(self) -> AsyncIterator[bytes]:
-        with self._engine.wakeups.watch(self._endpoint, self._job) as watch:
-            while not self.ended:
-                found: Job | None = None
-                while found is None:
-                    reading = await self._engine.read(self._endpoint, self._job, self._position)
-                    # In one piece: each would be sent by itself, and a page of them would keep all others waiting.
-                    if events := b"".join(self._stored(reading)):
-                        yield events
-                    if not reading.chunks or self._position >= reading.job.chunks:
-                        found = reading.job
-                if found.final:
-                    found = await self._engine.status(self._endpoint, self._job, watch=True)  # with its output
-                while not found.final:
-                    arrived = await watch.next(float("inf"))
-                    if isinstance(arrived, Chunks) and arrived.first <= self._position + 1:
-                        if events := b"".join(self._numbered(arrived.first, arrived.chunks)):
-                            yield events
-                    elif isinstance(arrived, Final) and arrived.position == self._position:
-                        found = _job_of(self._job, arrived)
-                    elif arrived is None:
-                        self.ended = True  # the process goes; the reader comes back with its position
+        with self._engine.wakeups.watch(endpoint, job) as watch:
+            follower = Follower(self._engine, endpoint, job, watch, position)
+            try:
+                # None: the process goes; the reader comes back with its position
+                while (found := await follower.next()) is not None:
+                    if isinstance(found, Job):
+                        yield b"event: done\r\ndata: %b\r\n\r\n" % on_one_line(job_object(found))
                         return
-                    else:
-                        break
-                if found.final:
-                    self.ended = True
-                    yield b"event: done\r\ndata: %b\r\n\r\n" % _on_one_line(job_object(found))
-
-    def _stored(self, reading: Reading) -> Iterator[bytes]:
-        if self._position <= reading.restarted != self._restarted:
-            if self._position:
-                yield _event("restart", {"position": reading.restarted})
-            self._position = self._restarted = reading.restarted
-        yield from self._numbered(reading.first, reading.chunks)
-
-    def _numbered(self, first: int, chunks: list[bytes]) -> Iterator[bytes]:
-        for number, chunk in enumerate(chunks, first):
-            if number > self._position:
-                self._position = number
-                yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, _on_one_line(chunk))
+                    # In one piece: each would be sent by itself, and a page of them would keep all others waiting.
+                    yield b"".join(_events_of(found))
+            except NotFound:
+                yield _event("error", {"error": "the job is gone"})
 
 
 def _random_ids() -> Iterator[str]:
@@ -307,7 +255,7 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
     Raises:
         BadRequest: not JSON, not an object, no input, or a field that cannot be.
     """
-    fields = _parse_object(body)
+    fields = parse_object(body)
     if "input" not in fields:
         raise BadRequest('the request has no "input"')
     payload = fields.pop("input")
@@ -338,7 +286,12 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
     )
 
 
-def _parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a body, each as the JSON that it came in.
+
+    Raises:
+        BadRequest: it is no JSON object.
+    """
     try:
         if not body.isascii():
             body.decode()
@@ -392,20 +345,6 @@ def _times(job: Job) -> dict[str, int]:
     return times
 
 
-def _job_of(id: str, final: Final) -> Job:
-    return Job(
-        id,
-        State(final.state),
-        final.created,
-        final.started,
-        final.finished,
-        final.worker,
-        chunks=final.position,
-        output=final.value if final.field == "output" else None,
-        error=final.value.decode(errors="replace") if final.field == "error" else None,
-    )
-
-
 def _job_id(call: Call) -> str:
     job: str = call.parameters["job"]
     if not _JOB_ID.fullmatch(job):
@@ -413,9 +352,16 @@ def _job_id(call: Call) -> str:
     return job
 
 
-def _on_one_line(payload: bytes) -> bytes:
+def on_one_line(payload: bytes) -> bytes:
     """JSON has line breaks between its tokens only; in an event's data they would end the line."""
     return payload.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in payload or b"\r" in payload else payload
+
+
+def _events_of(arrived: Arrived) -> Iterator[bytes]:
+    if arrived.restarted is not None:
+        yield _event("restart", {"position": arrived.restarted})
+    for number, chunk in enumerate(arrived.chunks, arrived.first):
+        yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, on_one_line(chunk))
 
 
 def _event(kind: str, data: Any) -> bytes:

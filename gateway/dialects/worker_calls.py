@@ -133,7 +133,7 @@ class WorkerCalls:
             def repeat_will_come() -> None:
                 asyncio.get_running_loop().create_task(_quietly(self._reports, endpoint.id, job, worker, chunks))
 
-            call.connection.on_undelivered = repeat_will_come
+            call.connection.expect_reading(repeat_will_come)
         return _answer(state)
 
     async def done(self, call: Call) -> Answer:
@@ -199,12 +199,12 @@ class WorkerCalls:
                 )  # fmt: skip
             except Unavailable as error:
                 raise _pause(call, error) from None
-            connection = call.connection
-            if jobs and (hung_up.done() or (connection is not None and connection.peer_has_closed)):
+        connection = call.connection
+        if connection is not None and jobs:
+            if connection.peer_has_closed:
                 await self._polls.refuse(endpoint.id, jobs)
                 return []
-        if jobs and connection is not None:
-            connection.on_undelivered = lambda: self._polls.refuse_later(endpoint.id, jobs)
+            connection.expect_reading(lambda: self._polls.refuse_later(endpoint.id, jobs))
         return jobs
 
     def _seconds_to_wait(self, call: Call) -> float:
@@ -235,7 +235,7 @@ def _pause(call: Call, error: Unavailable) -> Error:
 @asynccontextmanager
 async def _listening(call: Call) -> AsyncIterator[HungUp]:
     """Notices a client that hangs up meanwhile."""
-    hung_up = asyncio.get_running_loop().create_task(call.hung_up())
+    hung_up = asyncio.get_running_loop().create_task(call.hang_up())
     try:
         yield hung_up
     finally:

@@ -2,14 +2,12 @@
 key and gets what it needs to work at the store directly, where it then calls the engine's functions itself; one that
 cannot reach the store goes on over HTTP (`worker_calls`), as RunPod's do, which do not register."""
 
-import logging
 import secrets
 from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
 from msgspec import Meta
-from redis.exceptions import ResponseError
 
 from ..access.credentials import Credentials
 from ..access.keys import ApiKeys
@@ -22,8 +20,6 @@ from ..http import Answer, Call, Operation, Reply
 from ..settings import Settings
 from ..store import LIBRARY
 from .worker_calls import WORKER_ID
-
-logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64_000
 MOST_LISTED = 1000
@@ -99,7 +95,9 @@ class Workers:
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._grant(endpoint.id, worker) if registration.link == "redis" else None,
+                    "redis": await self._credentials.grant(endpoint.id, worker)
+                    if registration.link == "redis"
+                    else None,
                     "library": LIBRARY,
                     "base": keys.base(endpoint.id),
                     "lease_ms": endpoint.lease_ms,
@@ -115,19 +113,8 @@ class Workers:
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        try:
-            await self._credentials.revoke(endpoint.id, worker)
-        except ResponseError as error:
-            logger.debug("the store has no user to delete for worker %s: %s", worker, error)
+        await self._credentials.revoke(endpoint.id, worker)
         return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.id, worker)}))
-
-    async def _grant(self, endpoint: str, worker: str) -> dict[str, Any] | None:
-        """None when the store does not let us make users, as some managed ones do not."""
-        try:
-            return await self._credentials.grant(endpoint, worker)
-        except ResponseError as error:
-            logger.warning("the store makes no user for worker %s, which goes over HTTP instead: %s", worker, error)
-            return None
 
 
 def _shown(worker: Known) -> dict[str, Any]:

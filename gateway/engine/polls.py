@@ -123,7 +123,6 @@ class Polls:
             NotFound: no such endpoint.
             Unavailable: the store cannot be reached.
         """
-        await self._wakeups.subscribe(endpoint)
         number, deadline = f"{self._wakeups.process}.{next(self._numbers)}", time.monotonic() + seconds
         with self._parked(endpoint, worker) as poll:
             self._for_jobs[number] = poll
@@ -162,10 +161,10 @@ class Polls:
         Raises:
             Unavailable: the store cannot be reached.
         """
-        await self._wakeups.subscribe(endpoint)
         deadline = time.monotonic() + seconds
         with self._parked(endpoint, worker) as poll:
             while True:
+                await self._wakeups.subscribe(endpoint)
                 found = await self._batcher.call(keys.base(endpoint), "stops", worker, self._wakeups.process)
                 if found or self._is_over(poll, deadline, hung_up):
                     rows = zip(found[::3], found[1::3], found[2::3], strict=True)
@@ -221,6 +220,7 @@ class Polls:
 
     async def _park(self, endpoint: str, poll: _Poll, *arguments: str | int) -> list[Handed | tuple[str, int]]:
         poll.missed = False
+        await self._wakeups.subscribe(endpoint)
         try:
             rows = await self._batcher.call(keys.base(endpoint), "park", *arguments)
         except ResponseError as error:

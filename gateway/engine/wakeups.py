@@ -120,8 +120,13 @@ class Watch:
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes, for whatever reason."""
+        return self._ended
+
     def end(self) -> None:
-        """This process is going: whoever waits is told that nothing came."""
+        """Nothing more is waited for, since this process is going or whoever asked is gone: `next` returns None."""
         self._ended = True
         self._wake()
 
@@ -207,13 +212,19 @@ class Wakeups:
             self._listeners[node] = _Listener(node, self._receive, self._move)
         return self._listeners[node]
 
-    async def _move(self, channels: Iterable[str]) -> None:
-        """These channels were lost with their connection, or their slot has moved: finds who serves them now."""
+    async def _move(self, channels: list[str]) -> None:
+        """These channels were lost with their connection, or their slot has moved: finds who serves them now. Whoever
+        waits looks again, and once more when the channels are back."""
         self._wake_everyone()
         await self._store.learn_nodes()
         for channel in channels:
             with contextlib.suppress(RedisError, OSError):  # the next `subscribe` tries again
                 self._listener_of(channel).add(channel, self._channels[channel])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS_TO_SUBSCRIBE):
+                for channel in channels:
+                    await self._channels[channel].wait()
+                self._wake_everyone()
 
     def watch(self, endpoint: str, job: str) -> "_Watching":
         """A watch as a context manager; `subscribe` comes first."""
@@ -299,7 +310,7 @@ class _Listener:
         self,
         node: Redis,
         receive: Callable[[str, bytes], None],
-        move: Callable[[Iterable[str]], Coroutine[Any, Any, None]],
+        move: Callable[[list[str]], Coroutine[Any, Any, None]],
     ) -> None:
         self._node = node
         self._receive = receive
@@ -344,7 +355,7 @@ class _Listener:
             given_up = self._forget(list(self._channels))
             self._failures = min(self._failures + 1, 6)
             await asyncio.sleep(random.uniform(0.5, 1) * min(2.0, 0.05 * 2**self._failures))  # noqa: S311
-            await self._move(given_up)
+            self._let_go(given_up)
 
     def _forget(self, channels: Iterable[str]) -> list[str]:
         forgotten = [channel for channel in channels if channel in self._channels]

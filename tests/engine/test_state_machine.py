@@ -171,11 +171,11 @@ class Machine(RuleBasedStateMachine):
         drawn evenly enough: most histories would hardly begin a job.)"""
         weights = {self.submit: 2}
         if self.are("queued"):
-            weights |= {self.take: 5}
+            weights |= {self.take: 5, self.park: 3}
         if any(job.attempt for job in self.jobs.values()):
             weights |= {self.emit: 6, self.progress: 2, self.finish: 3, self.give_attempt_up: 3, self.renew: 2}
         if self.are("running"):
-            weights |= {self.let_lease_end: 2, self.leave: 1, self.join: 1}
+            weights |= {self.let_lease_end: 2, self.leave: 1, self.join: 1, self.come_back: 1, self.refuse: 1}
         if self.are("running", "delayed", "none"):
             weights |= {self.let_time_pass: 2, self.meet_a_leftover: 1}
         if self.are("none"):
@@ -204,12 +204,25 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
         held = self.held_by(worker)
         has = [id for id in held if data.draw(st.booleans(), label=id)]
-        self.call("join", worker, *(part for id in has for part in (id, self.jobs[id].attempt)))
+        function = data.draw(st.sampled_from(["join", "keep"]), label="function")
+        self.call(function, worker, *(part for id in has for part in (id, self.jobs[id].attempt)))
         for id in held:
             if id not in has:
-                self.jobs[id].tries -= 1
-                self.detach(self.jobs[id])
-                self.enqueue(self.jobs[id], front=True)
+                self.put_back(self.jobs[id])
+
+    def put_back(self, job: Job) -> None:
+        job.tries -= 1
+        self.detach(job)
+        self.enqueue(job, front=True)
+
+    def refuse(self, data: st.DataObject) -> None:
+        """A job never reached the worker that polled for it."""
+        back = data.draw(st.sampled_from([0, 0, 1]), label="back")
+        job = self.pick(data, "running")
+        reply = self.call("refuse", job.id, job.attempt - back)
+        assert reply == (["STALE", "IN_PROGRESS"] if back else "OK")
+        if not back:
+            self.put_back(job)
 
     def held_by(self, worker: str) -> list[str]:
         return [self._job_at(queue, entry) for queue, entry, owner in self.leases() if owner == worker]
@@ -218,14 +231,29 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
         self.take_up_to(worker, data.draw(st.sampled_from([1, 2, 3, 4, 0]), label="capacity"))
 
-    def take_up_to(self, worker: str, capacity: int) -> None:
+    def park(self, data: st.DataObject) -> None:
+        """A worker polls over HTTP; nobody holds the poll when there is nothing."""
+        worker = data.draw(st.sampled_from(WORKERS), label="worker")
+        self.take_up_to(
+            worker, data.draw(st.integers(1, 3), label="most"), "park", "gw", f"{next(self.ids)}", 10**9, "", ""
+        )
+
+    def come_back(self, data: st.DataObject) -> None:
+        """A worker polls as one that has no job: it has lost what it had."""
+        worker = data.draw(st.sampled_from(WORKERS), label="worker")
+        for id in self.held_by(worker):
+            reason = f"worker {worker} asked for a job as one that has none (do two workers share this id?)"
+            self.lose(self.jobs[id], reason)
+        self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, "1", "ready")
+
+    def take_up_to(self, worker: str, capacity: int, function: str = "take", *more: str | int) -> None:
         expected: list[str] = []
         for queue in QUEUES:
             while self.queues[queue] and len(expected) < capacity:
                 expected.append(self.queues[queue].pop(0))
                 self.start(self.jobs[expected[-1]], worker)
 
-        taken = self.call("take", worker, capacity)
+        taken = self.call(function, worker, capacity, *more)
 
         assert [(job[0], job[1]) for job in taken] == [(id, self.jobs[id].attempt) for id in expected]
 
@@ -234,6 +262,13 @@ class Machine(RuleBasedStateMachine):
         repeat = data.draw(st.booleans(), label="repeat")
         job = self.pick_mostly_running(data)
         attempt = max(job.attempt - back, 0)
+        if job.place == "running" and not back and data.draw(st.booleans(), label="without a number"):
+            job.position, job.written = job.position + 1, job.written + 1
+            job.chunks.append((job.position, f"{attempt}.{job.written}"))
+            post = f"{next(self.ids)}"
+            for _ in range(1 + repeat):
+                assert self.call("chunk", job.id, job.worker or "", post, job.chunks[-1][1]) == "OK"
+            return
         first = job.written if repeat and job.written else job.written + 1
         reply = self.call("emit", job.id, attempt, first, f"{attempt}.{first}", f"{attempt}.{first + 1}")
         if job.place != "running" or attempt != job.attempt:
@@ -257,7 +292,10 @@ class Machine(RuleBasedStateMachine):
         job = self.pick_mostly_running(data)
         attempt, result = max(job.attempt - back, 0), f"result of {job.attempt - back}"
         state, name = ("FAILED", "error") if failed else ("COMPLETED", "output")
-        reply = self.call("finish", job.id, attempt, state, name, result)
+        if job.place == "running" and not back and data.draw(st.booleans(), label="without a number"):
+            reply = self.call("done", job.worker or "", "", job.id, f"@{job.worker}", state, name, result)
+        else:
+            reply = self.call("finish", job.id, attempt, state, name, result)
         if job.place == "running" and not back:
             assert reply == "OK"
             job.committed = attempt

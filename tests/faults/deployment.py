@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -181,12 +180,6 @@ async def ended(process: Process) -> None:
         return True
 
     await eventually(look, SECONDS_TO_LOAD)
-
-
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files(pid: int) -> int:

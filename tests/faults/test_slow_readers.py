@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from gateway.engine.wakeups import MOST_WAITING_BYTES
+from loadtest.parked import resident_bytes
 
 from ..gateway.clients import API_KEY
 from .client import Client, Reader
-from .deployment import Node, resident_bytes
+from .deployment import Node
 from .trial import Trial
 
 READERS = 200

@@ -14,10 +14,12 @@ from typing import Any, cast
 import pytest
 import redis
 
+from loadtest.parked import resident_bytes
+
 from ..gateway.waiting import eventually
 from .client import Client
 from .conftest import MakeDeployment, MakeTrial
-from .deployment import SECONDS_TO_LOAD, Worker, open_files, resident_bytes
+from .deployment import SECONDS_TO_LOAD, Worker, open_files
 from .trial import Trial
 
 SECONDS = float(os.environ.get("RUNLANE_SOAK_SECONDS", "25"))

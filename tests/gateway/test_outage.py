@@ -44,6 +44,8 @@ async def every_operation(target: Target, job: str) -> dict[str, httpx.Response]
         path = path.replace("/x", f"/{job}")
         for method in methods:
             calls[f"{method} {path}"] = http.request(method, f"{target.path}/{path}", json={"input": 1})
+    for name, options in {"openai": {}, "openai stream": {"json": {"stream": True}}}.items():
+        calls[name] = http.post(f"{target.path}/openai/v1/x", **options)
     calls["events"] = http.get(f"{target.path}/stream/{job}", headers={"Accept": "text/event-stream"})
     for method, path in (("GET", ""), ("POST", ""), ("GET", "/e"), ("PATCH", "/e"), ("DELETE", "/e")):
         calls[f"{method} endpoints{path}"] = http.request(method, f"/v1/endpoints{path}", json={})
@@ -137,6 +139,28 @@ async def test_events_go_on_after_the_store_was_away(own_server: Server, own_gat
             rest = [line async for line in lines if line and not line.startswith(":")]
         assert rest[:2] == ["id: 2", 'data: {"output":"two"}']
         assert rest[2] == "event: done"
+        target.close()
+
+
+async def test_an_openai_stream_goes_on_after_the_store_was_away(own_server: Server, own_gateway: Gateway) -> None:
+    async with client_of(own_gateway) as http:
+        target = await make(http)
+        worker = await target.register("w1")
+        request = http.build_request("POST", f"{target.path}/openai/v1/chat/completions", json={"stream": True})
+        asking = asyncio.create_task(http.send(request, stream=True))
+        job = await worker.next()
+        worker.emit(job, 1, b'"data: one\\n\\n"')
+        response = await asking
+        lines = response.aiter_lines()
+        assert await anext(lines) == "data: one"
+        own_server.stop()
+        own_server.start()
+        await comes_back(target)
+        again = await registered_again(target)
+        again.emit(job, 2, b'"data: two\\n\\n"')
+        again.end(job)
+        assert [line async for line in lines if line and not line.startswith(":")] == ["data: two"]
+        await response.aclose()
         target.close()
 
 

@@ -2,15 +2,20 @@
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import sys
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from handler_sdk.examples import compress_async, keywords, primes
+from handler_sdk.examples import compress_async, keywords, openai_proxy, primes
 
 from .conftest import ROOT
 
@@ -81,3 +86,83 @@ def test_each_runs_as_its_file_says(name: str, given: str, tmp_path: Path) -> No
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "completed successfully" in result.stdout
+
+
+@contextmanager
+def serving(answers: dict[str, list[int]]) -> Iterator[str]:
+    """A server that answers a path with these statuses, one after the other, and the last one from then on. Its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            statuses = answers.get(self.path, [404])
+            body = json.dumps({"path": self.path}).encode()
+            self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def run_proxy(folder: Path, given: Any, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "handler_sdk/examples/openai_proxy.py"), "--test_input"]
+    variables = {"PYTHONPATH": str(ROOT), "PATH": "", **environment}
+    return subprocess.run(
+        [*command, json.dumps({"input": given})], cwd=folder, env=variables, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    "answers", [{"/health": [503, 200]}, {"/health": [404], "/v1/models": [503, 200]}], ids=["health", "models"]
+)
+def test_openai_proxy_waits_until_its_server_is_healthy(answers: dict[str, list[int]], tmp_path: Path) -> None:
+    with serving(answers | {"/v1/x?a=1": [200]}) as url:
+        result = run_proxy(tmp_path, {"openai_route": "/v1/x?a=1"}, UPSTREAM_URL=url)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{url} is healthy" in result.stdout
+    assert "/v1/x?a=1" in result.stdout
+
+
+def test_openai_proxy_gives_up_when_its_server_does_not_become_healthy(tmp_path: Path) -> None:
+    with serving({"/health": [503], "/v1/models": [200]}) as url:  # as llama.cpp while it loads
+        result = run_proxy(tmp_path, {}, UPSTREAM_URL=url, UPSTREAM_START_SECONDS="0.1")
+    assert result.returncode == 1
+    assert f"nothing healthy at {url}" in result.stderr
+
+
+def test_openai_proxy_ends_with_its_server(tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'raise SystemExit(7)'"
+    result = run_proxy(tmp_path, {}, UPSTREAM_URL="http://127.0.0.1:9", UPSTREAM_COMMAND=command)
+    assert result.returncode == 1
+    assert "ended with status 7" in result.stdout
+
+
+@pytest.mark.parametrize("given", [None, {}, {"openai_route": 1}, {"openai_route": "@example.com/v1/x"}])
+async def test_openai_proxy_refuses_other_input(given: Any) -> None:
+    (chunk,) = [chunk async for chunk in openai_proxy.handler({"input": given})]
+    assert isinstance(chunk, dict)
+    assert chunk["error"]["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"error": {"message": "m", "type": "t", "code": 1}}', {"message": "m", "type": "t", "code": 1}),
+        ('{"object": "error", "message": "m", "type": "BadRequestError"}',
+         {"object": "error", "message": "m", "type": "BadRequestError"}),
+        ('{"error": "model not found"}', {"message": "model not found"}),
+        ('{"detail": "Not Found"}', {"message": '{"detail": "Not Found"}'}),
+        ("Bad Gateway", {"message": "Bad Gateway"}),
+        ("", {"message": "HTTP status 418"}),
+    ],
+)  # fmt: skip
+def test_openai_proxy_knows_the_errors_of_servers(text: str, expected: dict[str, Any]) -> None:
+    assert openai_proxy.error_of(418, text) == expected | {"status": 418}

@@ -1,0 +1,83 @@
+"""OpenAI's API, for whatever the workers of an endpoint understand of it: https://platform.openai.com/docs/api-reference
+
+A request to /v2/{endpoint}/openai/v1/PATH becomes a job with the input {"openai_route": "/v1/PATH", "openai_input": the
+body}, as RunPod's workers expect it: https://docs.runpod.io/serverless/vllm/openai-compatibility. Without a body there
+is no `openai_input`. Ours: `openai_method`, when it is neither a POST with a body nor a GET without.
+"""
+
+from contextlib import AsyncExitStack
+
+import orjson
+
+from ..engine.engine import Engine, Submission
+from ..errors import Error, NotFound
+from ..http import Answer, Call, Operation, Reply
+from ..settings import Settings
+from .openai_errors import error_reply
+from .openai_exchange import submitted
+from .openai_stream import EventStream, Relay, read_answer
+from .runpod import DEFAULT_TTL_MS, new_id, parse_object
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class OpenAI:
+    """The operations of one gateway process."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
+        """Path under /v2/{endpoint}, operation and its methods."""
+        return {"/openai/{path:path}": (self.relay, METHODS)}
+
+    async def relay(self, call: Call) -> Answer:
+        """Has a worker answer, and gives its answer or its stream back. A client that hangs up cancels the job."""
+        route = _route(call)
+        body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
+        streams = bool(body) and bytes(parse_object(body).get("stream", b"")) == b"true"
+        job = Submission(
+            id=f"sync-{new_id()}",
+            input=_input(call.method, route, body),
+            timeout=0,
+            ttl=DEFAULT_TTL_MS,
+            retention=self._settings.runsync_retention_seconds * 1000,
+        )
+        try:
+            answer = await (self._stream(call, job) if streams else self._answer(call, job))
+        except Error as error:
+            answer = error_reply(error)
+        if isinstance(answer, Reply):
+            answer = answer._replace(headers={**answer.headers, "x-request-id": job.id})
+        return answer
+
+    async def _answer(self, call: Call, job: Submission) -> Answer:
+        async with submitted(self._engine, call, job, self._settings.openai_wait_seconds) as exchange:
+            return await read_answer(exchange, self._settings.output_limit)
+
+    async def _stream(self, call: Call, job: Submission) -> Answer:
+        """Waits for the first text, but not for long: until then an error can have its status."""
+        async with AsyncExitStack() as ending:
+            exchange = await ending.enter_async_context(
+                submitted(self._engine, call, job, self._settings.openai_wait_seconds)
+            )
+            relay = Relay(exchange, self._settings.openai_keep_alive_seconds)
+            return EventStream(relay, await relay.next(), job.id, ending.pop_all())
+
+
+def _route(call: Call) -> str:
+    """The path from /v1 on, and the query, as the client sent them."""
+    _, _, _, _, *rest = call.raw_path.split("/", 4)
+    if not rest or not rest[0].startswith("v1/"):
+        raise NotFound("no such path; OpenAI's begin with /openai/v1/")
+    return f"/{rest[0]}"
+
+
+def _input(method: str, route: str, body: bytes) -> bytes:
+    fields = b'"openai_route":%b' % orjson.dumps(route)
+    if body:
+        fields += b',"openai_input":%b' % body
+    if method != ("POST" if body else "GET"):
+        fields += b',"openai_method":%b' % orjson.dumps(method)
+    return b"{%b}" % fields

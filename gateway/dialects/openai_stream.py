@@ -1,0 +1,193 @@
+"""The chunks of a job as the text that its client reads: a whole answer, or an event stream as it comes."""
+
+import json
+import logging
+import time
+from contextlib import AsyncExitStack
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from ..engine.engine import Job, State
+from ..engine.following import Arrived
+from ..engine.tasks import within
+from ..errors import DeadlineExceeded
+from ..http import Reply, error_of
+from .openai_errors import JobError, body_of, error_in, error_of_job
+from .openai_exchange import Exchange
+from .runpod import SECONDS_TO_WRITE, on_one_line
+
+logger = logging.getLogger(__name__)
+
+DONE = b"[DONE]"
+COMMENT = b": keep-alive\n\n"
+
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+async def read_answer(exchange: Exchange, most: int) -> Reply:
+    """Waits for the whole answer, of `most` bytes at most.
+
+    Raises:
+        Error: the job ended in an error, or there is no answer in time.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while not isinstance(found := await exchange.next(exchange.deadline - time.monotonic()), Job):
+        if found is None or time.monotonic() > exchange.deadline:
+            raise DeadlineExceeded("the job did not end in time")
+        if found.restarted is not None:
+            chunks, size = [], 0
+        chunks += found.chunks
+        size += sum(map(len, found.chunks))
+        if size > most or found.missing:
+            raise JobError(f"the worker's answer is over the limit of {most} bytes")
+    if found.state is not State.COMPLETED:
+        raise error_of_job(found)
+    return _reply_of(chunks or ([] if found.output is None else [found.output]))
+
+
+def _reply_of(parts: list[bytes]) -> Reply:
+    """One JSON value, or strings that are its text."""
+    if len(parts) == 1 and (error := error_in(parts[0])):
+        raise error
+    texts = [text_of(part) for part in parts]
+    if len(parts) == 1 and texts[0] is None:
+        return Reply(parts[0])
+    if not parts or None in texts:
+        raise JobError("the worker gave no single answer, which a request that does not stream needs")
+    body = b"".join(text for text in texts if text is not None)
+    try:
+        _check_json(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Reply(body, content_type=b"text/plain; charset=utf-8")
+    return Reply(body)
+
+
+def text_of(value: bytes) -> bytes | None:
+    """The text of a JSON string; None for another JSON value. Half a surrogate pair, which UTF-8 lacks, becomes '?'.
+
+    Raises:
+        JobError: it is not JSON.
+    """
+    if not value.startswith(b'"'):
+        return None
+    try:
+        text: str = json.loads(value)
+    except ValueError:
+        raise JobError("the worker sent a chunk that is not JSON") from None
+    return text.encode(errors="replace")
+
+
+class Relay:
+    """The text of one event stream."""
+
+    def __init__(self, exchange: Exchange, keep_alive_seconds: float) -> None:
+        self._exchange = exchange
+        self._keep_alive_seconds = keep_alive_seconds
+        self._ended = False
+        self._begun = False
+        self._has_objects = False
+        self._is_done = False
+        self._tail = b""
+
+    async def next(self) -> bytes | None:
+        """The text that came next, a comment after a silence, or None at the end.
+
+        Raises:
+            Error: the job ended in an error, there was no text in time, or the rest cannot be had.
+        """
+        while not self._ended:
+            found = await self._exchange.next(self._patience())
+            if found is None:
+                if not self._begun and time.monotonic() >= self._exchange.deadline:
+                    raise DeadlineExceeded("the stream did not begin in time")
+                if self._is_between_events:
+                    return COMMENT
+            elif text := self._closing(found) if isinstance(found, Job) else self._text_of(found):
+                self._begun = True
+                self._tail = (self._tail + text)[-4:]
+                return text
+        return None
+
+    def fail(self, body: bytes) -> bytes:
+        """Ends the stream with an error, and returns its event."""
+        self._ended = True
+        return (b"" if self._is_between_events else b"\n\n") + b"data: %b\n\n" % body
+
+    @property
+    def _is_between_events(self) -> bool:
+        return not self._begun or self._tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+
+    def _patience(self) -> float:
+        if self._begun:
+            return self._keep_alive_seconds
+        return min(self._keep_alive_seconds, self._exchange.deadline - time.monotonic())
+
+    def _text_of(self, arrived: Arrived) -> bytes:
+        if self._begun and arrived.restarted is not None:
+            raise JobError("the worker was lost; another one has begun anew, but a part of its answer was sent already")
+        if arrived.missing:
+            raise JobError("a part of the answer is no longer kept, since it was not read in time")
+        if not self._begun and arrived.chunks and (error := error_in(arrived.chunks[0])):
+            raise error
+        return b"".join(map(self._event_of, arrived.chunks))
+
+    def _closing(self, job: Job) -> bytes:
+        self._ended = True
+        if job.state is not State.COMPLETED:
+            raise error_of_job(job)
+        text = b""
+        if not self._begun and job.output is not None:
+            if error := error_in(job.output):
+                raise error
+            text = self._event_of(job.output)
+        is_complete = self._is_done or ((self._begun or text) and not self._has_objects)
+        return text if is_complete else text + b"data: %b\n\n" % DONE
+
+    def _event_of(self, value: bytes) -> bytes:
+        text = text_of(value)
+        if text is None:
+            self._has_objects = True
+            return b"data: %b\n\n" % on_one_line(value)
+        self._is_done = self._is_done or DONE in text
+        return text
+
+
+class EventStream:
+    """The answer to a client that streams, as an ASGI app."""
+
+    def __init__(self, relay: Relay, first: bytes | None, job: str, ending: AsyncExitStack) -> None:
+        """`first`: what the relay gave first. `ending`: what is to be done when the stream ends."""
+        self._relay = relay
+        self._first = first
+        self._job = job
+        self._ending = ending
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Sends what comes, until the end or until the client reads no more."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
+                   (b"x-accel-buffering", b"no"), (b"x-request-id", self._job.encode())]  # fmt: skip
+
+        async def write(text: bytes, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": text, "more_body": more})
+
+        async with self._ending:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            text = self._first
+            try:
+                while text is not None:
+                    await within(SECONDS_TO_WRITE, write(text))
+                    text = await self._next(scope)
+                await within(SECONDS_TO_WRITE, write(b"", more=False))
+            except TimeoutError:
+                # Without the end of the answer, so that the server closes the connection.
+                logger.warning(
+                    "job %s: its client has read nothing for %d s and is cut off", self._job, SECONDS_TO_WRITE
+                )
+
+    async def _next(self, scope: Scope) -> bytes | None:
+        try:
+            return await self._relay.next()
+        except Exception as exception:
+            return self._relay.fail(body_of(error_of(exception, scope)))

@@ -1,0 +1,160 @@
+"""A worker in front of any OpenAI-compatible server on its machine: vLLM, llama.cpp, Ollama. An async generator.
+
+    UPSTREAM_URL=http://127.0.0.1:11434 runlane dev handler_sdk/examples/openai_proxy.py --endpoint llm
+    UPSTREAM_COMMAND='vllm serve MODEL --port 8001' UPSTREAM_URL=http://127.0.0.1:8001 runlane worker …/openai_proxy.py
+
+Input: what the gateway makes of a request to /v2/llm/openai/v1/…. Output: the server's answer, in pieces as they come,
+whether it is a stream or not. The environment:
+
+    UPSTREAM_URL            where the server is, without /v1 (default http://127.0.0.1:8000)
+    UPSTREAM_COMMAND        starts the server unless it runs already; when it ends, the worker begins anew with both
+    UPSTREAM_API_KEY        the server's key, if it wants one
+    UPSTREAM_CONCURRENCY    jobs at once (default 32)
+    UPSTREAM_START_SECONDS  how long the server may take to load its model (default 600)
+"""
+
+import asyncio
+import codecs
+import json
+import os
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+
+import handler_sdk
+
+URL = os.environ.get("UPSTREAM_URL", "http://127.0.0.1:8000").rstrip("/")
+COMMAND = os.environ.get("UPSTREAM_COMMAND", "")
+KEY = os.environ.get("UPSTREAM_API_KEY", "")
+CONCURRENCY = int(os.environ.get("UPSTREAM_CONCURRENCY", "32"))
+START_SECONDS = float(os.environ.get("UPSTREAM_START_SECONDS", "600"))
+
+HEADERS = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {KEY}"} if KEY else {})
+MOST_WAITING = 128
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_REPORTS = 10.0
+
+client = httpx.AsyncClient(
+    headers=HEADERS,
+    timeout=httpx.Timeout(None, connect=10),  # the endpoint's execution timeout counts
+    # Few are kept, since each request looks at them all, and not for long, lest the server closes one as it is used.
+    limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=2),
+    trust_env=False,
+)
+
+
+async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
+    given = job["input"]
+    route = given.get("openai_route") if isinstance(given, dict) else None
+    if not (isinstance(route, str) and route.startswith("/v1/")):
+        yield {"error": {"message": 'the input must be {"openai_route": "/v1/…", …}', "status": 400}}
+        return
+    body = given.get("openai_input")
+    method = given.get("openai_method") or ("GET" if body is None else "POST")
+    try:
+        # When the job is cancelled, the connection is closed here, and the server stops as well.
+        async with client.stream(method, URL + route, json=body) as response:
+            if response.is_success:
+                async with aclosing(texts_of(response.aiter_raw())) as texts:
+                    async for text in texts:
+                        yield text
+            else:
+                yield {"error": error_of(response.status_code, (await response.aread()).decode(errors="replace"))}
+    except httpx.TransportError as error:
+        message = f"the connection to the model's server broke: {error or type(error).__name__}"
+        is_dead = not await asyncio.to_thread(is_healthy)
+        yield {"error": {"message": message, "type": "server_error", "status": 502}, "refresh_worker": is_dead}
+
+
+async def texts_of(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """The pieces as they come, and in one what came meanwhile: many small ones would keep the store busy."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut for the next piece
+    waiting: list[bytes] = []
+    came, taken = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for piece in pieces:
+                waiting.append(piece)
+                came.set()
+                if len(waiting) == MOST_WAITING:
+                    taken.clear()
+                    await taken.wait()
+        finally:
+            came.set()
+
+    reading = asyncio.create_task(read())
+    try:
+        while waiting or not reading.done():
+            await came.wait()
+            came.clear()
+            text = decode(b"".join(waiting))
+            waiting.clear()
+            taken.set()
+            if text:
+                yield text
+        await reading  # raises what has ended it
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
+
+
+def error_of(status: int, text: str) -> dict[str, Any]:
+    """The server's error in OpenAI's fields, from its body as OpenAI, vLLM, Ollama and others write it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text
+    if isinstance(found, dict):
+        found = found.get("error") or found
+    if isinstance(found, dict) and found.get("message"):
+        return {**found, "status": status}
+    return {"message": (found if isinstance(found, str) else text) or f"HTTP status {status}", "status": status}
+
+
+def is_healthy() -> bool:
+    """Whether the server would answer. /health decides where there is one: llama.cpp lists models while it loads."""
+    for path in ("/health", "/v1/models"):
+        try:
+            status = httpx.get(URL + path, headers=HEADERS, timeout=10, trust_env=False).status_code
+        except httpx.TransportError:
+            return False
+        if status != httpx.codes.NOT_FOUND:
+            return status == httpx.codes.OK
+    return False
+
+
+def start_upstream() -> None:
+    process = subprocess.Popen(shlex.split(COMMAND))
+
+    def end_with_it() -> None:
+        print(f"{COMMAND!r} ended with status {process.wait()}", flush=True)
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+def wait_for_upstream() -> None:
+    began = reported = time.monotonic()
+    while not is_healthy():
+        now = time.monotonic()
+        if now - began > START_SECONDS:
+            raise TimeoutError(f"nothing healthy at {URL} after {START_SECONDS:g} s")
+        if now - reported > SECONDS_BETWEEN_REPORTS:
+            print(f"waiting for {URL} since {now - began:.0f} s", flush=True)
+            reported = now
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    print(f"{URL} is healthy after {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    if COMMAND and not is_healthy():
+        start_upstream()
+    wait_for_upstream()
+    handler_sdk.start({"handler": handler, "concurrency_modifier": lambda _: CONCURRENCY})
