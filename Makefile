@@ -1,6 +1,8 @@
 # Everything runs in .venv, which these targets make.
 PYTHON ?= python3
 BIN := .venv/bin
+# The older of the SDKs of RunPod that the tests run: beside the newer one, with whose dependencies it does.
+OLD_RUNPOD := 1.7.13
 
 .PHONY: demo test lint format bench clean
 
@@ -39,4 +41,6 @@ clean:
 .venv/.test: .venv/bin/python pyproject.toml
 	@echo "installing runlane, what it needs and the tools for its tests (a minute or two)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .venv/runpod-$(OLD_RUNPOD) runpod==$(OLD_RUNPOD)
 	@touch $@ .venv/.dev

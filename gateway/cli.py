@@ -4,10 +4,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import httpx
@@ -83,6 +84,29 @@ def worker(handler: str, arguments: tuple[str, ...]) -> None:
     sys.exit(work(handler, list(arguments)))
 
 
+@main.command("worker-env")
+@click.argument("endpoint")
+@click.option("--format", "form", type=click.Choice(["shell", "docker", "k8s"]), default="shell", show_default=True,
+              help='For eval "$(…)", for docker run --env-file, or for a container in Kubernetes.')  # fmt: skip
+@click.option("--url", envvar="RUNLANE_URL", default="http://127.0.0.1:8000", show_default=True,
+              help="The gateway, as the worker reaches it.  [RUNLANE_URL]")  # fmt: skip
+@click.option("--worker-key", "key", envvar="RUNLANE_WORKER_KEY", help="The endpoint's.  [RUNLANE_WORKER_KEY]")
+@click.option("--id", help="The worker's id, which no other may have.  [default: one of its own]")
+@click.option("--gpu", default="", metavar="NAME", help="What the worker runs on, to be shown with it.")
+@_says_errors
+def worker_env(endpoint: str, form: str, url: str, **given: str | None) -> None:
+    """Print the environment in which a worker that uses RunPod's own SDK serves ENDPOINT."""
+    from .worker_env import FORMATS, check, environment_of
+
+    check(given["id"], given["key"])
+    hints = {
+        401: "set --worker-key or RUNLANE_WORKER_KEY to the key that `runlane endpoint create` printed",
+        404: "`runlane endpoint list` shows which there are",
+    }
+    answer = _call("GET", url, given["key"], f"/v2/{quote(endpoint, safe='')}/worker-env", hints=hints)
+    click.echo(FORMATS[form](environment_of(answer, url, **given)), nl=False)
+
+
 @main.command()
 @_says_errors
 def demo() -> None:
@@ -133,7 +157,7 @@ def _fields(command: Callable[..., None]) -> Callable[..., None]:
 @_connection
 def create_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None, as_json: bool) -> None:
     """Create endpoint ID and print the key for its workers, which is shown this once."""
-    created = _call("POST", url, key, "", {"id": id, **_parse(fields)})
+    created = _call("POST", url, key, "/v1/endpoints", {"id": id, **_parse(fields)})
     if as_json:
         click.echo(json.dumps(created, indent=2))
     else:
@@ -144,7 +168,7 @@ def create_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None,
 @_connection
 def list_endpoints(url: str, key: str | None, as_json: bool) -> None:
     """List all endpoints."""
-    found = _call("GET", url, key, "")
+    found = _call("GET", url, key, "/v1/endpoints")
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -157,7 +181,7 @@ def list_endpoints(url: str, key: str | None, as_json: bool) -> None:
 @_connection
 def show_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
     """Show endpoint ID."""
-    _print(_call("GET", url, key, f"/{id}"), as_json)
+    _print(_call("GET", url, key, f"/v1/endpoints/{id}"), as_json)
 
 
 @endpoint.command("update")
@@ -166,7 +190,7 @@ def show_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
 @_connection
 def update_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None, as_json: bool) -> None:
     """Change fields of endpoint ID."""
-    _print(_call("PATCH", url, key, f"/{id}", _parse(fields)), as_json)
+    _print(_call("PATCH", url, key, f"/v1/endpoints/{id}", _parse(fields)), as_json)
 
 
 @endpoint.command("delete")
@@ -174,7 +198,7 @@ def update_endpoint(id: str, fields: tuple[str, ...], url: str, key: str | None,
 @_connection
 def delete_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
     """Delete endpoint ID; its waiting and running jobs are cancelled."""
-    _call("DELETE", url, key, f"/{id}")
+    _call("DELETE", url, key, f"/v1/endpoints/{id}")
     click.echo(json.dumps({"deleted": id}) if as_json else f"deleted {id}")
 
 
@@ -199,12 +223,20 @@ def _parse(fields: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def _call(method: str, url: str, key: str | None, path: str, body: dict[str, Any] | None = None) -> Any:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+_HINTS = {401: "set --key or RUNLANE_API_KEY"}
+
+
+def _call(
+    method: str,
+    url: str,
+    key: str | None,
+    path: str,
+    body: dict[str, Any] | None = None,
+    hints: Mapping[int, str] = _HINTS,
+) -> Any:
+    headers = {b"Authorization": f"Bearer {key}".encode()} if key else {}
     try:
-        response = httpx.request(
-            method, f"{url.rstrip('/')}/v1/endpoints{path}", json=body, headers=headers, timeout=30
-        )
+        response = httpx.request(method, f"{url.rstrip('/')}{path}", json=body, headers=headers, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartupError(f"cannot reach the gateway at {url}: {error}; check --url or RUNLANE_URL") from None
     if response.is_error:
@@ -212,9 +244,11 @@ def _call(method: str, url: str, key: str | None, path: str, body: dict[str, Any
             message = response.json()["error"]
         except (ValueError, KeyError):
             message = response.text[:200]
-        hint = "; set --key or RUNLANE_API_KEY" if response.status_code == 401 else ""
-        raise StartupError(f"{message}{hint}")
-    return response.json() if response.content else None
+        raise StartupError("; ".join(filter(None, (message, hints.get(response.status_code)))))
+    try:
+        return response.json() if response.content else None
+    except ValueError:
+        raise StartupError(f"{url} does not answer as a gateway does; check --url or RUNLANE_URL") from None
 
 
 def _log(level: str) -> None:

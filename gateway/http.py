@@ -33,11 +33,7 @@ class Connection(Protocol):
     """What the server knows of a client's connection."""
 
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
-        """Calls back when the connection is lost with the answer that comes next, so that nobody reads it."""
-
-    @property
-    def peer_has_closed(self) -> bool:
-        """Whether the client has closed its end, also when the event loop has not come to notice."""
+        """Calls back when the connection is lost, now or with the answer that comes next, so that nobody reads it."""
 
 
 class Reply(NamedTuple):

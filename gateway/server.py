@@ -115,17 +115,15 @@ class Protocol(HttpToolsProtocol):
             self._on_undelivered()
 
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
-        """Of `Connection`."""
-        self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
+        """Of `Connection`. The client may have closed its end before the event loop comes to notice."""
+        if self._tcp_info()[0] == TCP_ESTABLISHED:
+            self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
+        else:
+            on_undelivered()
 
     @property
     def _holds_data(self) -> bool:
         return cast(_Gathering, self.transport).holds_data
-
-    @property
-    def peer_has_closed(self) -> bool:
-        """Of `Connection`."""
-        return self._tcp_info()[0] != TCP_ESTABLISHED
 
     def _tcp_info(self) -> tuple[int, int]:
         """The state of the connection, and the number of packets on their way to the client."""

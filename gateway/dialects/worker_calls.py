@@ -199,12 +199,8 @@ class WorkerCalls:
                 )  # fmt: skip
             except Unavailable as error:
                 raise _pause(call, error) from None
-        connection = call.connection
-        if connection is not None and jobs:
-            if connection.peer_has_closed:
-                await self._polls.refuse(endpoint.id, jobs)
-                return []
-            connection.expect_reading(lambda: self._polls.refuse_later(endpoint.id, jobs))
+        if jobs and call.connection is not None:
+            call.connection.expect_reading(lambda: self._polls.refuse_later(endpoint.id, jobs))
         return jobs
 
     def _seconds_to_wait(self, call: Call) -> float:

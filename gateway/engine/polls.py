@@ -63,6 +63,10 @@ class _Poll:
         self.missed = True
         self.wake()
 
+    def quit(self) -> None:
+        self.quits = True
+        self.wake()
+
     def wake(self, *_: object) -> None:
         self._woken = True
         if self._waiter is not None and not self._waiter.done():
@@ -166,17 +170,24 @@ class Polls:
             while True:
                 await self._wakeups.subscribe(endpoint)
                 found = await self._batcher.call(keys.base(endpoint), "stops", worker, self._wakeups.process)
+                if isinstance(found, int):
+                    asyncio.get_running_loop().call_later(found / 1000, poll.quit)
+                    found = []
                 if found or self._is_over(poll, deadline, hung_up):
                     rows = zip(found[::3], found[1::3], found[2::3], strict=True)
                     return [Stop(job.decode(), attempt, state.decode()) for job, attempt, state in rows]
                 await poll.wait(deadline - time.monotonic(), hung_up)
+                if hung_up.done():
+                    return []  # what came meanwhile is for the next poll
 
     def receive(self, endpoint: str, header: Header, payload: bytes) -> None:
         """Of `ForWorkers`."""
         if header.kind != "job":
             for poll in self._of_workers.get((endpoint, header.worker or ""), ()):
-                poll.quits = poll.quits or header.kind == "quit"
-                poll.wake()
+                if header.kind == "quit":
+                    poll.quit()
+                else:
+                    poll.wake()
             return
         waiting = self._for_jobs.get(header.poll)
         if waiting is None or waiting.header is not None:
@@ -230,7 +241,7 @@ class Polls:
         if poll.header is not None:
             return []  # the message was not lost, after all
         if isinstance(rows, int):
-            asyncio.get_running_loop().call_later(rows / 1000, poll.look_again)
+            asyncio.get_running_loop().call_later(rows / 1000, poll.quit)
             return []
         return [
             Handed(job.decode(), attempt, given, request) if given is not None else (job.decode(), attempt)

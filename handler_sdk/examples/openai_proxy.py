@@ -1,4 +1,5 @@
 """A worker in front of any OpenAI-compatible server on its machine: vLLM, llama.cpp, Ollama. An async generator.
+Needs aiohttp: with httpx, reading the server's answers took most of the time.
 
     UPSTREAM_URL=http://127.0.0.1:11434 runlane dev handler_sdk/examples/openai_proxy.py --endpoint llm
     UPSTREAM_COMMAND='vllm serve MODEL --port 8001' UPSTREAM_URL=http://127.0.0.1:8001 runlane worker …/openai_proxy.py
@@ -21,10 +22,10 @@ import shlex
 import subprocess
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import httpx
 
 import handler_sdk
@@ -36,17 +37,9 @@ CONCURRENCY = int(os.environ.get("UPSTREAM_CONCURRENCY", "32"))
 START_SECONDS = float(os.environ.get("UPSTREAM_START_SECONDS", "600"))
 
 HEADERS = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {KEY}"} if KEY else {})
-MOST_WAITING = 128
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)  # the endpoint's execution timeout counts
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_REPORTS = 10.0
-
-client = httpx.AsyncClient(
-    headers=HEADERS,
-    timeout=httpx.Timeout(None, connect=10),  # the endpoint's execution timeout counts
-    # Few are kept, since each request looks at them all, and not for long, lest the server closes one as it is used.
-    limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=2),
-    trust_env=False,
-)
 
 
 async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
@@ -58,51 +51,20 @@ async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
     body = given.get("openai_input")
     method = given.get("openai_method") or ("GET" if body is None else "POST")
     try:
-        # When the job is cancelled, the connection is closed here, and the server stops as well.
-        async with client.stream(method, URL + route, json=body) as response:
-            if response.is_success:
-                async with aclosing(texts_of(response.aiter_raw())) as texts:
-                    async for text in texts:
+        # A connection of its own, lest the server closes a kept one as it is used. A job that is cancelled closes it
+        # here, and the server stops as well.
+        async with aiohttp.request(method, URL + route, json=body, headers=HEADERS, timeout=TIMEOUT) as response:
+            if response.ok:
+                decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut
+                async for piece in response.content.iter_any():
+                    if text := decode(piece):
                         yield text
             else:
-                yield {"error": error_of(response.status_code, (await response.aread()).decode(errors="replace"))}
-    except httpx.TransportError as error:
+                yield {"error": error_of(response.status, (await response.read()).decode(errors="replace"))}
+    except aiohttp.ClientError as error:
         message = f"the connection to the model's server broke: {error or type(error).__name__}"
         is_dead = not await asyncio.to_thread(is_healthy)
         yield {"error": {"message": message, "type": "server_error", "status": 502}, "refresh_worker": is_dead}
-
-
-async def texts_of(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
-    """The pieces as they come, and in one what came meanwhile: many small ones would keep the store busy."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut for the next piece
-    waiting: list[bytes] = []
-    came, taken = asyncio.Event(), asyncio.Event()
-
-    async def read() -> None:
-        try:
-            async for piece in pieces:
-                waiting.append(piece)
-                came.set()
-                if len(waiting) == MOST_WAITING:
-                    taken.clear()
-                    await taken.wait()
-        finally:
-            came.set()
-
-    reading = asyncio.create_task(read())
-    try:
-        while waiting or not reading.done():
-            await came.wait()
-            came.clear()
-            text = decode(b"".join(waiting))
-            waiting.clear()
-            taken.set()
-            if text:
-                yield text
-        await reading  # raises what has ended it
-    finally:
-        reading.cancel()
-        await asyncio.wait({reading})
 
 
 def error_of(status: int, text: str) -> dict[str, Any]:

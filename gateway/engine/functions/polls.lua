@@ -34,21 +34,25 @@ local function sent_before(base, worker, poll)
   return job and {id, tonumber(attempt), tonumber(job.timeout), job.input, job.request or ''}
 end
 
--- RunPod's SDK asks for a last job while it ends.
+-- RunPod's SDK asks for a last job while it ends, and waits for the answers to its polls before it does.
 local QUIET_MS = 1500
+
+-- For so many ms more the worker, which said that it is about to end, gets no job.
+local function quiet_for(base, worker, at)
+  return tonumber(redis.call('HGET', base .. ':worker:' .. worker, 'quiet') or 0) - at
+end
 
 -- park: worker, most jobs, gateway process, poll, ms for which the worker counts as alive, '1' when it has no job (else
 -- ''), its state ('' when it says that elsewhere).
 -- Begins jobs for a poll, as `take` does. When there are none, one that comes is sent to the process. With the same poll
 -- again, which is for a process that may have missed a message, it returns what was sent already. For a worker that is
--- about to end, it returns the ms after which to try again.
+-- about to end, it returns the ms after which the poll is to end without a job.
 local function park(keys, args)
   local base, worker, most, process, poll, at = keys[1], args[1], tonumber(args[2]), args[3], args[4], now()
   if not exists(base) then return redis.error_reply('NOGROUP the endpoint is gone') end
-  local key = base .. ':worker:' .. worker
-  greet(base, worker, tonumber(args[5]), at)
-  local quiet = tonumber(redis.call('HGET', key, 'quiet') or 0) - at
+  local key, quiet = base .. ':worker:' .. worker, quiet_for(base, worker, at)
   if quiet > 0 then return quiet end
+  greet(base, worker, tonumber(args[5]), at)
   local jobs = {sent_before(base, worker, poll)}
   if #jobs == 0 then
     if args[6] == '1' then lose_all(base, worker, at) end
@@ -172,7 +176,8 @@ local function ping(keys, args)
 end
 
 -- stops: worker, gateway process that waits for more when there are none ('' when it does not).
--- Returns (job id, attempt, state) of the jobs that the worker is to stop and has not been told of.
+-- Returns (job id, attempt, state) of the jobs that the worker is to stop and has not been told of; or, when there are
+-- none and it is about to end, the ms after which the poll is to end.
 local function stops(keys, args)
   local base, worker, found = keys[1], args[1], {}
   local key = base .. ':stopped:' .. worker
@@ -185,7 +190,10 @@ local function stops(keys, args)
     end
   end
   redis.call('UNLINK', key)
-  if #found == 0 and args[2] ~= '' then note(base, worker, true, 'stops', args[2], 'link', 'http') end
+  if #found > 0 or args[2] == '' then return found end
+  local quiet = quiet_for(base, worker, now())
+  if quiet > 0 then return quiet end
+  note(base, worker, true, 'stops', args[2], 'link', 'http')
   return found
 end
 
