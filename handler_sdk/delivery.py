@@ -67,7 +67,7 @@ class Delivery:
 
     def sends_at_once(self, outcome: Outcome) -> bool:
         """Whether `finish` will have sent the outcome when it returns."""
-        return self._sending is None and len(outcome.value) <= PROMPT_BYTES
+        return self._sending is None and self._link.sends_at_once(len(outcome.value))
 
     def finish(self, outcome: Outcome) -> Report:
         """Delivers what is left, and the outcome."""

@@ -28,7 +28,7 @@ class Kind(IntEnum):
     READY = 16
     BROKEN = 17  # text: why the file could not be loaded
     CONCURRENCY = 18  # decimal: jobs at once
-    REGISTER = 19  # the store does not serve: REGISTERED is the answer, when it serves the worker
+    REGISTER = 19  # the process is not served: REGISTERED is the answer, when the worker is
     BEGUN = 20  # an attempt
     ENDED = 21  # an attempt, and how: all that is to be known of it is in the store
     STALE = 22  # an attempt: the store says that it counts no more

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, cast
+
+LinkSetting = Literal["", "redis", "http"]
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -12,12 +15,14 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """url: the gateway's, without a path behind. Times in seconds."""
+    """url: the gateway's, without a path behind. link: what is to carry the worker's calls; "" for whatever works.
+    Times in seconds."""
 
     url: str
     endpoint: str
     key: str | None = None
     worker: str | None = None
+    link: LinkSetting = ""
     drain_seconds: float = 30.0
     stop_grace_seconds: float = 5.0
 
@@ -28,6 +33,7 @@ class Settings:
             endpoint=_required(environment, "RUNLANE_ENDPOINT"),
             key=environment.get("RUNLANE_WORKER_KEY") or None,
             worker=environment.get("RUNLANE_WORKER_ID") or None,
+            link=_link(environment),
             drain_seconds=_seconds(environment, "RUNLANE_DRAIN_SECONDS", 30.0),
             stop_grace_seconds=_seconds(environment, "RUNLANE_STOP_GRACE_SECONDS", 5.0),
         )
@@ -38,6 +44,13 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise SettingsError(f"{name} is not set; a worker needs RUNLANE_URL (the gateway) and RUNLANE_ENDPOINT")
     return value
+
+
+def _link(environment: Mapping[str, str]) -> LinkSetting:
+    link = environment.get("RUNLANE_LINK", "")
+    if link not in ("", "redis", "http"):
+        raise SettingsError(f"RUNLANE_LINK must be redis, http, or empty for whichever works, not {link!r}")
+    return cast(LinkSetting, link)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

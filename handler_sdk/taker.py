@@ -20,13 +20,13 @@ from .home import Home
 from .hosts import Host, LoopHost, ThreadHost
 from .job import Job
 from .links import Attempt, Backoff, Link, LinkError, Registered, Report, TakenJob, UnreachableError
-from .links.redis import RedisLink
+from .links.choice import make_link
 from .outcomes import Outcome, failed
 from .runners import HandlerConfig
 
 logger = logging.getLogger("runlane.taker")
 
-# The worker's own process tries the store within this time.
+# The worker's own process tries within this time.
 REGISTER_SECONDS = 15.0
 
 # Trouble of this process alone is told this often.
@@ -35,12 +35,14 @@ WARN_SECONDS = 60.0
 # Stops that are remembered for jobs that have not begun, or are over.
 EARLY_STOPS = 100
 
-# A store that is away keeps a process that has nothing to do from ending for so long.
+# An outage keeps a process that has nothing to do from ending for so long.
 GIVE_BACK_SECONDS = 3.0
 
 
 class Taker:
     """One handler's process at work, from the moment its file is loaded."""
+
+    _link: Link  # from the first registration on
 
     def __init__(self, config: HandlerConfig, channel: Channel) -> None:
         self._config = config
@@ -51,7 +53,6 @@ class Taker:
             if config.kind.is_async
             else ThreadHost(config, self._home, self._on_end, self._on_concurrency)
         )
-        self._link: Link = RedisLink(self._register)
         self._jobs: dict[Attempt, Job] = {}
         self._concurrency = 1
         self._running = 0
@@ -118,6 +119,7 @@ class Taker:
     def _on_registered(self, registered: Registered) -> None:
         before, self._registered = self._registered, registered
         if before is None:
+            self._link = make_link(registered, self._register)
             self._begin_task(self._take_jobs())
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(registered)
@@ -125,20 +127,21 @@ class Taker:
             self._begin_task(self._open())
 
     async def _register(self, before: Registered) -> Registered:
-        """See `Register`. The worker's own process tries the store, and registers again when it is refused as well."""
+        """See `Register`. The worker's own process tries as well, and registers again when it is refused."""
         self._answer = asyncio.get_running_loop().create_future()
         self._channel.send(Kind.REGISTER)
         try:
             async with asyncio.timeout(REGISTER_SECONDS):
                 registered = await self._answer
         except TimeoutError:
-            raise UnreachableError("the worker cannot reach the store either") from None
+            raise UnreachableError(f"the worker cannot reach {before.other_end} either") from None
         finally:
             self._answer = None
         if registered.serial == before.serial:
             if time.monotonic() - self._warned_at > WARN_SECONDS:
                 self._warned_at = time.monotonic()
-                logger.warning("the store serves the worker, but not its handler's process: too many open files there?")
+                text = "%s serves the worker, but not its handler's process: too many open files there?"
+                logger.warning(text, before.other_end)
             raise UnreachableError("there is no other registration")
         return registered
 
@@ -148,7 +151,7 @@ class Taker:
             try:
                 await self._link.open(self._registered)
             except UnreachableError as error:
-                logger.debug("the store cannot be reached: %s", error)
+                logger.debug("%s cannot be reached: %s", self._registered.other_end, error)
                 await asyncio.sleep(backoff.next())
             else:
                 return
@@ -181,7 +184,7 @@ class Taker:
         try:
             await call
         except LinkError as error:
-            logger.error("the store refuses what it is asked: %s", error)  # noqa: TRY400
+            logger.error("what is asked is refused: %s", error)  # noqa: TRY400
             await asyncio.sleep(1)
 
     def _capacity(self) -> int:
@@ -264,7 +267,7 @@ class Taker:
 
     def _on_over(self, attempt: Attempt, objection: str) -> None:
         if objection:
-            reason = f"the store refused what the handler said: {objection}"
+            reason = f"what the handler said was refused: {objection}"
             self._channel.send(Kind.LOST, encode_attempt(attempt, reason))
         elif attempt in self._jobs and not self._jobs[attempt].has_run:
             self._channel.send(Kind.STALE, encode_attempt(attempt))
@@ -285,7 +288,8 @@ class Taker:
 
     def _look_again(self) -> None:
         self._free.set()
-        self._link.look_again()
+        if self._registered is not None:
+            self._link.look_again()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

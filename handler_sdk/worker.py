@@ -10,9 +10,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .frames import Kind, decode_attempt, encode_attempt, encode_registered
@@ -47,15 +48,18 @@ class Held:
     timer: asyncio.TimerHandle | None = None
 
 
+Join = Callable[[Callable[[], None]], Awaitable[Membership]]
+"""Makes the worker a member; it gets what to call when there may be another registration than before."""
+
+
 class Worker:
     """One worker, from its start to its end."""
 
-    def __init__(
-        self, settings: Settings, member: Callable[[Callable[[], None]], Membership], path: str, arguments: list[str]
-    ) -> None:
-        """`member` makes the membership; it gets what to call when there may be another registration than before."""
+    _membership: Membership  # once it has joined
+
+    def __init__(self, settings: Settings, join: Join, path: str, arguments: list[str]) -> None:
         self._settings = settings
-        self._membership = member(self._tell_registration)
+        self._join = join
         self._path = path
         self._arguments = arguments
         self._held: dict[Attempt, Held] = {}
@@ -94,7 +98,7 @@ class Worker:
         return self._status
 
     async def _go_online(self) -> None:
-        await self._membership.join()
+        self._membership = await self._join(self._tell_registration)
         self._joined = True
         self._tell_registration()
         self._renewing = self._begin_task(self._keep_renewing())
@@ -176,7 +180,7 @@ class Worker:
         try:
             await call
         except LinkError as error:
-            logger.error("the store refuses what it is told: %s", error)  # noqa: TRY400
+            logger.error("%s refuses what it is told: %s", self._membership.registered.other_end, error)  # noqa: TRY400
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -293,9 +297,9 @@ class Worker:
                     self._is_asked = False
                     self._tell_registration()
             except LinkError as error:
-                logger.error("the store takes no signs of life: %s", error)  # noqa: TRY400
+                logger.error("%s takes no signs of life: %s", self._membership.registered.other_end, error)  # noqa: TRY400
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._renew.wait(), self._membership.renewal_seconds)
+                await asyncio.wait_for(self._renew.wait(), self._membership.registered.renewal_seconds)
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(self._watch(work))
@@ -378,7 +382,7 @@ class Worker:
 def main(path: str, arguments: list[str]) -> int:
     """Runs a worker for the handler file at `path`, which gets `arguments`; returns the exit status.
 
-    The environment says the rest: RUNLANE_URL, RUNLANE_ENDPOINT, RUNLANE_WORKER_KEY, RUNLANE_WORKER_ID,
+    The environment says the rest: RUNLANE_URL, RUNLANE_ENDPOINT, RUNLANE_WORKER_KEY, RUNLANE_WORKER_ID, RUNLANE_LINK,
     RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_LOG_LEVEL. Status 0: it was told to end and did; 1: the
     handler cannot be loaded, or the gateway refuses the worker; 2: the environment or the path is wrong.
     """
@@ -395,12 +399,9 @@ def main(path: str, arguments: list[str]) -> int:
         settings = Settings.of(os.environ)
     except SettingsError as error:
         return _complain(str(error))
-    from .links.membership import RedisMembership
-    from .links.registration import Registration
+    from .links.choice import join
 
-    registration = Registration(settings)
-    worker = Worker(settings, lambda on_registered: RedisMembership(registration, on_registered), path, arguments)
-    return asyncio.run(worker.run())
+    return asyncio.run(Worker(settings, partial(join, settings), path, arguments).run())
 
 
 def _exit_early(_number: int, _frame: "FrameType | None") -> None:

@@ -4,14 +4,19 @@ Two ends, one for each process of a worker. The process that runs the handler ha
 results go. The worker's own process has a `Membership`: signs of life go over it, and it is told what to stop.
 
 Calls are repeated until they are answered, through outages of any length; cancel them to give up.
+
+What carries it is the store itself, or HTTP to the gateway where the store cannot be reached (`choice`).
 """
 
+import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ..outcomes import Limits
+
+logger = logging.getLogger("runlane.link")
 
 
 class Attempt(NamedTuple):
@@ -40,29 +45,69 @@ HeldAttempts = Callable[[], list[Attempt]]
 
 PROMPT_BYTES = 65536
 
+# Bytes of a call besides what the handler gave, at most.
+ROOM_FOR_IDS = 1024
+
 Report = Coroutine[Any, Any, bool]
 """What is said of an attempt. With up to `PROMPT_BYTES`, it is sent before it is awaited, where the connection stands:
 a handler may block the loop from then on. False when the attempt is not the job's newest any more: nothing more that
 it says counts."""
 
 
+LinkName = Literal["redis", "http"]
+
+
 @dataclass(frozen=True)
 class Registered:
-    """The gateway's answer to a registration. `url` has the worker's own credentials for the store in it, `serial`
-    counts the registrations of one worker."""
+    """What a worker knows from its registration. `serial` counts the registrations of one worker.
+
+    link: what carries the worker's calls. url: of the store, with the worker's own credentials in it, or of the
+    endpoint at the gateway. key: the worker's, for the gateway; "" when it needs none. cluster, library, base: of the
+    store.
+    """
 
     serial: int
     worker: str
+    link: LinkName
     url: str
+    key: str
     cluster: bool
     library: str
     base: str
     lease_ms: int
     limits: Limits
 
+    @property
+    def other_end(self) -> str:
+        """Who answers the worker's calls, for people."""
+        return "the gateway" if self.link == "http" else "the store"
+
+    @property
+    def renewal_seconds(self) -> float:
+        """The time between two signs of life."""
+        return min(5.0, self.lease_ms / 6000)
+
+    @property
+    def gone_ms(self) -> int:
+        """Without a sign of life for so long, the worker counts as gone."""
+        return round(max(3.0, 3 * self.renewal_seconds) * 1000)
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long the answer to a call may take."""
+        return min(10.0, max(1.0, self.lease_ms / 3000))
+
+
+Register = Callable[[Registered], Awaitable[Registered]]
+"""Gets a registration in place of one with which the worker is served no more, at once when there is a newer one
+already.
+
+Raises UnreachableError, RefusedError.
+"""
+
 
 class LinkError(Exception):
-    """The store refused a call in a way that repeating it will not change."""
+    """A call was refused in a way that repeating it will not change."""
 
 
 class LostReplyError(Exception):
@@ -95,13 +140,16 @@ class Link(Protocol):
 
     async def take(self, capacity: Callable[[], int], held: HeldAttempts, begin: Begin) -> None:
         """Begins at most `capacity()` jobs, each as it comes; returns when there may be room for others to ask for, and
-        after about a second. With no capacity, an offer to take more is withdrawn."""
+        after a while. With no capacity, an offer to take more is withdrawn."""
 
     def look_again(self) -> None:
-        """The capacity has changed: `take` returns soon."""
+        """The capacity has changed: `take` returns soon, at the latest when there is none."""
 
     async def give_back(self, held: HeldAttempts) -> None:
         """The worker takes no more: what is on its way to it goes back."""
+
+    def sends_at_once(self, size: int) -> bool:
+        """Whether a report with so many bytes would have been sent when the call that makes it returns."""
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
         """Adds chunks to the attempt's stream; `first` is the number of the first of them, counted from 1."""
@@ -117,15 +165,7 @@ class Link(Protocol):
 class Membership(Protocol):
     @property
     def registered(self) -> Registered:
-        """The newest registration, once the worker has joined."""
-
-    @property
-    def renewal_seconds(self) -> float:
-        """The time between two calls of `renew`."""
-
-    async def join(self) -> None:
-        """Registers the worker, however long the gateway takes to come up. What an earlier one of this id held goes
-        back, as if that had left. Raises RefusedError."""
+        """The newest registration."""
 
     async def renew(self, concurrency: int, state: str, attempts: list[Attempt]) -> list[tuple[Attempt, str]]:
         """The worker's sign of life, and that of all that it was given. Returns those of the attempts that it holds no
@@ -143,6 +183,11 @@ class Membership(Protocol):
 
     async def leave(self) -> None:
         """Gives back what the worker holds and ends its registration, as far as that is possible in a few seconds."""
+
+
+def log_stale(attempt: Attempt, state: str) -> None:
+    """An attempt was told that it is not the job's newest any more."""
+    logger.info("job %s is %s: what this attempt says counts no more", attempt, state)
 
 
 class Backoff:

@@ -9,8 +9,18 @@ from contextlib import suppress
 from typing import Any
 
 from ..outcomes import Limits
-from . import Attempt, Begin, HeldAttempts, LostReplyError, Registered, Report, TakenJob
-from .store import Register, Store, is_current
+from . import (
+    PROMPT_BYTES,
+    Attempt,
+    Begin,
+    HeldAttempts,
+    LostReplyError,
+    Register,
+    Registered,
+    Report,
+    TakenJob,
+)
+from .store import Store, is_current
 
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
 OFFER_SECONDS = 1.0
@@ -155,6 +165,9 @@ class RedisLink:
     async def give_back(self, held: HeldAttempts) -> None:
         pairs = [value for attempt in held() for value in attempt]
         self._inbox.begin_epoch(await self._store.call("join", self.worker, *pairs))
+
+    def sends_at_once(self, size: int) -> bool:
+        return size <= PROMPT_BYTES
 
     def emit(self, attempt: Attempt, first: int, chunks: list[bytes]) -> Report:
         return self._store.report("emit", attempt, first, *chunks)

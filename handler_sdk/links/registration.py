@@ -1,24 +1,33 @@
 """A worker's registration with the gateway, over HTTP."""
 
 import json
+import logging
 import os
 import platform
 import socket
 from typing import Any
+from urllib.parse import quote
 
 from .. import __version__
 from ..outcomes import Limits
-from ..settings import Settings
+from ..settings import LinkSetting, Settings
 from . import RefusedError, Registered, UnreachableError
+from .http_connection import Answer, Request
+from .http_pool import Pool
+
+logger = logging.getLogger("runlane.link")
 
 _SECONDS = 10.0
 _SECONDS_TO_LEAVE = 5.0
 
 
 class Registration:
+    """Counts the registrations of one worker."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._workers = f"{settings.url}/v2/{settings.endpoint}/workers"
+        self._endpoint = f"{settings.url}/v2/{quote(settings.endpoint, safe='')}"
+        self._serial = 0
         self.description = {
             "sdk": f"runlane {__version__}",
             "hostname": socket.gethostname(),
@@ -26,42 +35,79 @@ class Registration:
             "python": platform.python_version(),
         }
 
-    @property
-    def url(self) -> str:
-        return self._settings.url
+    async def join(self, link: LinkSetting, worker: str | None = None) -> Registered:
+        """Registers the worker of this process, which holds nothing yet; what an earlier one of its id held goes back.
 
-    async def join(self, worker: str | None, serial: int) -> Registered:
-        """Registers under the id `worker`, or one that the gateway chooses, for the `serial`-th time.
+        Args:
+            link: what is to carry its calls; "" for the store, where the gateway gives access to it.
+            worker: its id; None for that of the settings, or one that the gateway chooses.
 
-        Raises UnreachableError, RefusedError.
+        Raises:
+            UnreachableError: there is no gateway, or it cannot register anybody now.
+            RefusedError: it does not want this worker, or gives no access to the store.
         """
-        body: dict[str, Any] = {"description": self.description}
-        if worker or self._settings.worker:
-            body["id"] = worker or self._settings.worker
-        status, text = await self._request("POST", self._workers, _SECONDS, body)
-        if status >= 500 or status == 429:
-            raise UnreachableError(f"it answered {status}")
-        if status != 200:
-            raise RefusedError(self._explain(status, text))
-        try:
-            return _read(json.loads(text), serial)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RefusedError(f"the gateway's answer to the registration makes no sense ({error!r})") from None
+        registered = await self._register(link, {"restarted": True} | ({"id": worker} if worker else {}))
+        if worker is None:
+            logger.info("registered at %s as worker %s", self._settings.url, registered.worker)
+        return registered
+
+    async def renew(self, before: Registered) -> Registered:
+        """See `Register`."""
+        registered = await self._register(before.link, {"id": before.worker})
+        logger.info("registered again as worker %s", registered.worker)
+        return registered
 
     async def leave(self, worker: str) -> None:
-        """Raises UnreachableError."""
-        await self._request("DELETE", f"{self._workers}/{worker}", _SECONDS_TO_LEAVE, None)
-
-    async def _request(self, method: str, url: str, seconds: float, body: Any) -> tuple[int, str]:
-        import httpx
-
-        headers = {"Authorization": f"Bearer {self._settings.key}"} if self._settings.key else {}
+        """Ends the registration, as far as that is possible in a few seconds."""
         try:
-            async with httpx.AsyncClient(timeout=seconds, headers=headers) as client:
-                response = await client.request(method, url, json=body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            await self._request("DELETE", f"/workers/{quote(worker, safe='')}", _SECONDS_TO_LEAVE)
+        except UnreachableError as error:
+            logger.warning("could not say goodbye to the gateway: %s", error)
+
+    async def _register(self, link: LinkSetting, more: dict[str, Any]) -> Registered:
+        body: dict[str, Any] = {"description": self.description, "link": link or "redis"}
+        if self._settings.worker:
+            body["id"] = self._settings.worker
+        status, content = await self._request("POST", "/workers", _SECONDS, json.dumps({**body, **more}).encode())
+        if status >= 500 or status in (408, 429):
+            raise UnreachableError(f"it answered {status}")
+        if status != 200:
+            raise RefusedError(self._explain(status, content.decode(errors="replace")))
+        try:
+            registered = self._read(json.loads(content))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RefusedError(f"the gateway's answer to the registration makes no sense ({error!r})") from None
+        if link == "redis" and registered.link != "redis":
+            raise RefusedError("the gateway gives workers no access to the store; RUNLANE_LINK=http does without")
+        self._serial = registered.serial
+        return registered
+
+    async def _request(self, method: str, path: str, seconds: float, body: bytes = b"") -> Answer:
+        try:
+            pool = Pool(self._endpoint, self._settings.key or "", seconds, warm=0)
+        except ValueError as error:
+            raise UnreachableError(str(error)) from None
+        try:
+            return await pool.send(Request(method, path, body)).answer
+        except OSError as error:
             raise UnreachableError(str(error) or type(error).__name__) from None
-        return response.status_code, response.text
+        finally:
+            await pool.close()
+
+    def _read(self, reply: dict[str, Any]) -> Registered:
+        store = reply.get("redis")
+        return Registered(
+            serial=self._serial + 1,
+            worker=reply["worker"],
+            link="redis" if store else "http",
+            url=store["url"] if store else self._endpoint,
+            key="" if store else self._settings.key or "",
+            cluster=bool(store and store.get("cluster")),
+            library=reply["library"],
+            base=reply["base"],
+            lease_ms=int(reply["lease_ms"]),
+            limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
+        )
 
     def _explain(self, status: int, text: str) -> str:
         endpoint = self._settings.endpoint
@@ -72,16 +118,3 @@ class Registration:
         if status == 403:
             return f"the key in RUNLANE_WORKER_KEY may not register workers of endpoint {endpoint}"
         return f"the gateway refuses the worker: status {status}, {text[:200]}"
-
-
-def _read(reply: dict[str, Any], serial: int) -> Registered:
-    return Registered(
-        serial=serial,
-        worker=reply["worker"],
-        url=reply["redis"]["url"],
-        cluster=bool(reply["redis"].get("cluster")),
-        library=reply["library"],
-        base=reply["base"],
-        lease_ms=int(reply["lease_ms"]),
-        limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
-    )

@@ -7,7 +7,6 @@ worker is registered again under the same id and goes on with what it is then to
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -17,19 +16,27 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from . import PROMPT_BYTES, Attempt, Backoff, LinkError, LostReplyError, Registered, UnreachableError
+from . import (
+    PROMPT_BYTES,
+    ROOM_FOR_IDS,
+    Attempt,
+    Backoff,
+    LinkError,
+    LostReplyError,
+    Register,
+    Registered,
+    UnreachableError,
+    log_stale,
+)
 from .line import Commands, Line
+from .recovery import Recovery
 
 logger = logging.getLogger("runlane.link")
 
 LARGE_CONNECTIONS = 8
 
-# Bytes of a call besides what the handler gave, at most.
-ROOM_FOR_IDS = 1024
-
 # A store that cannot be reached for longer may have been replaced: then the gateway is asked where it is.
 LOST_SECONDS = 3.0
-REGISTER_SECONDS = 1.0
 
 # So many questions into a silent subscription, one after the other, say that it is dead.
 MOST_UNANSWERED = 2
@@ -74,7 +81,7 @@ def remedy_for(error: BaseException) -> Remedy | None:
 def is_current(attempt: Attempt, reply: Any) -> bool:
     """Whether a function took what it was told of this attempt."""
     if isinstance(reply, list) and reply[0] == b"STALE":
-        logger.info("job %s is %s: what this attempt says counts no more", attempt, reply[1].decode())
+        log_stale(attempt, reply[1].decode())
         return False
     return True
 
@@ -84,8 +91,7 @@ class _Connections:
 
     def __init__(self, registered: Registered, url: str) -> None:
         self.registered = registered
-        lease = registered.lease_ms / 1000
-        self.seconds = seconds = min(10.0, max(1.0, lease / 3))
+        self.seconds = seconds = registered.answer_seconds
         options: dict[str, Any] = {
             "socket_connect_timeout": seconds,
             "retry": Retry(NoBackoff(), 0),
@@ -120,6 +126,10 @@ class _Connections:
         async with asyncio.timeout(self.seconds):
             return await self._large.execute_command(*command)
 
+    async def ping(self) -> None:
+        """Raises RedisError, OSError."""
+        await self._commands.execute("PING")
+
     async def listen(self, channel: str, on_message: Callable[[Any], None], on_lost: Callable[[], None]) -> Line:
         self._listening = line = await Line.open(self._pool, on_message, on_lost)
         if self._is_closed:  # meanwhile
@@ -137,6 +147,20 @@ class _Connections:
             await self._large.aclose()
         except (exceptions.RedisError, OSError):
             logger.debug("could not close a connection", exc_info=True)
+
+
+async def probe(registered: Registered) -> None:
+    """Returns when the store has answered this worker, whose calls would go there.
+
+    Raises:
+        RedisError, RedisClusterException, OSError: it cannot be reached, or does not serve the worker.
+        ValueError: its address is none.
+    """
+    connections = await _Connections.to(registered)
+    try:
+        await connections.ping()
+    finally:
+        await connections.close()
 
 
 async def _node_url(registered: Registered) -> str:
@@ -157,13 +181,6 @@ async def _node_url(registered: Registered) -> str:
     return urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}:{node.port}"))
 
 
-Register = Callable[[Registered], Awaitable[Registered]]
-"""Gets a registration in place of one with which the store serves no more, at once when there is a newer one already.
-
-Raises UnreachableError, RefusedError.
-"""
-
-
 class Store:
     """See the module. Open it before anything else."""
 
@@ -176,13 +193,9 @@ class Store:
             on_restored: called when the store serves again after an outage, and after another registration.
             outage_level: of the log lines that say that the store does not serve, and that it does again.
         """
-        self._register = register
         self._on_restored = on_restored
-        self._outage_level = outage_level
+        self._recovery = Recovery("the store", lambda: self.registered, register, self.open, on_restored, outage_level)
         self._current: _Connections | None = None
-        self._registering = asyncio.Lock()
-        self._registered_at = 0.0
-        self._lost_at: float | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -240,18 +253,6 @@ class Store:
             except (exceptions.RedisError, OSError) as error:
                 await self._recover(connections, error, backoff)
 
-    async def register_again(self, registered: Registered) -> None:
-        """Has another registration take the place of this one, unless that happened already, or is tried too often.
-        Raises RefusedError."""
-        async with self._registering:
-            if self.registered is not registered or time.monotonic() - self._registered_at < REGISTER_SECONDS:
-                return
-            self._registered_at = time.monotonic()
-            try:
-                await self.open(await self._register(registered))
-            except UnreachableError as error:
-                logger.debug("could not register again: %s", error)
-
     async def close(self) -> None:
         """Ends all connections."""
         if self._current is not None:
@@ -272,8 +273,7 @@ class Store:
                 connections = self._connections
                 reply = connections.send(name, *arguments)
             else:
-                if self._lost_at is not None:
-                    self._answered(self._lost_at)
+                self._recovery.note_answer()
                 return value
 
     async def _report(self, attempt: Attempt, calling: Coroutine[Any, Any, Any]) -> bool:
@@ -319,11 +319,6 @@ class Store:
         finally:
             line.cut()
 
-    def _answered(self, lost_at: float) -> None:
-        logger.log(self._outage_level, "the store is back after %.1f s", time.monotonic() - lost_at)
-        self._lost_at = None
-        self._on_restored()
-
     async def _recover(self, connections: _Connections, error: Exception, backoff: Backoff) -> None:
         """Does what helps against the error and pauses. Raises LinkError when nothing helps, RefusedError."""
         if connections is not self._current:
@@ -331,12 +326,6 @@ class Store:
         remedy = remedy_for(error)
         if remedy is None:
             raise LinkError(str(error)) from error
-        now = time.monotonic()
-        if self._lost_at is None:
-            logger.log(
-                self._outage_level, "the store does not serve this worker: %s", str(error) or type(error).__name__
-            )
-            self._lost_at = now
-        if remedy == "register" or now - self._lost_at > LOST_SECONDS:
-            await self.register_again(connections.registered)
-        await asyncio.sleep(backoff.next())
+        problem = str(error) or type(error).__name__
+        must_register = remedy == "register" or self._recovery.seconds > LOST_SECONDS
+        await self._recovery.recover(problem, must_register, backoff)

@@ -24,7 +24,7 @@ from .record import parse_chunk
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 QUEUES = ("normal:again", "normal", "low:again", "low")
 PERMANENT = ("settings", "counts", "lifetimes", "workers", "waiting", *(f"queue:{queue}" for queue in QUEUES))
-EXPIRING = ("job", "chunks", "worker", "idempotency")
+EXPIRING = ("job", "chunks", "worker", "stopped", "idempotency")
 
 Chunk = tuple[int, int]
 """The attempt that wrote it and its number in it."""

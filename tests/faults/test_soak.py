@@ -27,7 +27,9 @@ SEED = int(os.environ.get("RUNLANE_SOAK_SEED", random.randrange(1_000_000)))
 
 CLIENTS = 12
 CONCURRENCY = 3
-KINDS = ("plain", "async", "generator")
+WORKERS = (("plain", "redis"), ("async", "http"), ("generator", "redis"), ("generator", "http"))
+"""Kinds of handlers, and what carries the calls of their workers."""
+
 LEASE_SECONDS = 1.0
 SECONDS_BETWEEN_FAULTS = (0.2, 1.5)
 LONGEST_FREEZE = 2.5 * LEASE_SECONDS
@@ -174,8 +176,8 @@ async def test_faults_at_random(make_deployment: MakeDeployment, make_trial: Mak
         2, fsync="always", run_retention_seconds=retention, runsync_retention_seconds=retention
     )
     trial = make_trial(deployment, leaseSeconds=LEASE_SECONDS, attempts=ATTEMPTS)
-    for node, kind in zip(itertools.cycle(deployment.nodes), KINDS, strict=False):
-        trial.keep_worker(node, kind, CONCURRENCY)
+    for node, (kind, link) in zip(itertools.cycle(deployment.nodes), WORKERS, strict=False):
+        trial.keep_worker(node, kind, CONCURRENCY, {"RUNLANE_LINK": link})
     faults, gauges = Faults(trial, chance), Gauges(trial)
     deadline = time.monotonic() + SECONDS
     chances = [random.Random(f"{SEED} {number}") for number in range(CLIENTS)]

@@ -56,12 +56,14 @@ class Trial:
         self._workers.append(worker)
         return worker
 
-    def keep_worker(self, node: Node, kind: str = "plain", concurrency: int = 1) -> "asyncio.Task[None]":
+    def keep_worker(
+        self, node: Node, kind: str = "plain", concurrency: int = 1, environment: Mapping[str, str] | None = None
+    ) -> "asyncio.Task[None]":
         """Has a worker run from now on, as a service manager does: when it has ended, another one takes its place."""
 
         async def keep() -> None:
             while True:
-                worker = self.begin_worker(node, kind, concurrency)
+                worker = self.begin_worker(node, kind, concurrency, environment)
                 await worker.has_ended()
 
         self._keepers.append(asyncio.create_task(keep()))

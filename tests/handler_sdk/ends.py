@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from handler_sdk.links import Attempt, Registered, TakenJob, UnreachableError
-from handler_sdk.links.membership import RedisMembership
-from handler_sdk.links.redis import RedisLink
-from handler_sdk.links.registration import Registration
+from handler_sdk.links import Attempt, Link, Membership, Registered, TakenJob, UnreachableError
+from handler_sdk.links.choice import join, make_link
 from handler_sdk.settings import Settings
 
 from .conftest import BASE, Gateway, Store, eventually
@@ -17,8 +15,8 @@ from .conftest import BASE, Gateway, Store, eventually
 class Worker(NamedTuple):
     """The two ends of a worker, in this process."""
 
-    link: RedisLink
-    membership: RedisMembership
+    link: Link
+    membership: Membership
 
 
 @asynccontextmanager
@@ -28,30 +26,31 @@ async def joined(
     missed: asyncio.Event | None = None,
     store: Store | None = None,
 ) -> AsyncIterator[Worker]:
-    membership = RedisMembership(Registration(Settings(gateway.url, "sdk")), lambda: None)
-
     async def register(before: Registered) -> Registered:
         await membership.renew(1, "ready", [])
         if membership.registered is before:
             raise UnreachableError("there is no other registration yet")
         return membership.registered
 
-    link = RedisLink(register)
     missed = missed or asyncio.Event()
     async with asyncio.timeout(20):
-        await membership.join()
+        membership = await join(Settings(gateway.url, "sdk", link=gateway.link), lambda: None)
+        link = make_link(membership.registered, register)
         await link.open(membership.registered)
         tasks = [
             asyncio.create_task(link.receive()),
             asyncio.create_task(membership.listen(on_stop, missed.set)),
         ]
-        await missed.wait()
-        await subscribed(store or gateway.store, membership.registered.worker)
-        yield Worker(link, membership)
-        for task in tasks:
-            task.cancel()
-        await link.close()
-        await membership.leave()
+        try:
+            await missed.wait()
+            if gateway.link == "redis":
+                await subscribed(store or gateway.store, membership.registered.worker)
+            yield Worker(link, membership)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await link.close()
+            await membership.leave()
 
 
 async def subscribed(store: Store, worker: str) -> None:
@@ -68,7 +67,7 @@ def nothing() -> list[Attempt]:
     return []
 
 
-async def take(link: RedisLink, capacity: Callable[[], int]) -> list[TakenJob]:
+async def take(link: Link, capacity: Callable[[], int]) -> list[TakenJob]:
     """The jobs that began during one call."""
     begun: list[TakenJob] = []
     await link.take(lambda: capacity() - len(begun), nothing, begun.append)

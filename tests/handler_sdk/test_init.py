@@ -12,7 +12,7 @@ import handler_sdk
 
 from .conftest import ROOT
 
-HEAVY = {"asyncio", "redis", "httpx", "orjson", "starlette", "uvicorn", "http.server", "argparse", "inspect"}
+HEAVY = {"asyncio", "redis", "h11", "ssl", "orjson", "starlette", "uvicorn", "http.server", "argparse", "inspect"}
 
 
 def run_python(code: str) -> str:

@@ -17,28 +17,28 @@ class TestRenewal:
             for _ in range(8):
                 lapsed = await membership.renew(2, "ready", [Attempt(job, 1), Attempt(lost, 1)])
                 assert lapsed == [(Attempt(lost, 1), "CANCELLED")]
-                await asyncio.sleep(membership.renewal_seconds)
+                await asyncio.sleep(membership.registered.renewal_seconds)
             assert jobs.fields(job)["attempt"] == "1"
             assert jobs.state(job) == "IN_PROGRESS"
 
     async def test_interval_follows_the_lease(self, gateway: Gateway) -> None:
         gateway.lease_ms = 6000
         async with joined(gateway) as (_, membership):
-            assert membership.renewal_seconds == 1
+            assert membership.registered.renewal_seconds == 1
         gateway.lease_ms = 600_000
         async with joined(gateway) as (_, membership):
-            assert membership.renewal_seconds == 5
+            assert membership.registered.renewal_seconds == 5
 
 
 class TestListen:
-    async def test_tells_of_stops_and_of_connections(self, gateway: Gateway, jobs: Jobs, store: Store) -> None:
+    async def test_tells_of_stops_and_of_connections(self, gateway: Gateway, jobs: Jobs) -> None:
         stops: asyncio.Queue[tuple[Attempt, str]] = asyncio.Queue()
         missed = asyncio.Event()
         job = jobs.submit()
         async with joined(gateway, lambda *stop: stops.put_nowait(stop), missed) as (link, _):
             await take(link, one)
             missed.clear()
-            store.client.client_kill_filter(_type="pubsub")
+            gateway.cut_listeners()
             await asyncio.wait_for(missed.wait(), 5)
             await asyncio.to_thread(jobs.cancel, job)
             assert await asyncio.wait_for(stops.get(), 5) == (Attempt(job, 1), "CANCELLED")

@@ -14,6 +14,8 @@ from handler_sdk.links.store import remedy_for
 from .conftest import BASE, Gateway, Jobs, Store, eventually
 from .ends import joined, one, take
 
+pytestmark = pytest.mark.only_over("redis")
+
 
 class TestRegistration:
     async def test_is_repeated_when_the_user_is_gone(self, gateway: Gateway, jobs: Jobs, store: Store) -> None:

@@ -14,3 +14,13 @@ class TestSettings:
     def test_refuse_impossible_times(self, seconds: str) -> None:
         with pytest.raises(SettingsError, match="RUNLANE_STOP_GRACE_SECONDS must be a number of seconds"):
             Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_STOP_GRACE_SECONDS": seconds})
+
+    @pytest.mark.parametrize("name", ["", "redis", "http"])
+    def test_take_the_links_that_there_are(self, name: str) -> None:
+        assert Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_LINK": name}).link == name
+
+    def test_refuse_others(self) -> None:
+        with pytest.raises(
+            SettingsError, match="RUNLANE_LINK must be redis, http, or empty for whichever works, not 'pigeon'"
+        ):
+            Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_LINK": "pigeon"})

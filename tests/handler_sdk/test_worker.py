@@ -517,7 +517,7 @@ class TestCrashes:
         assert worker.process.poll() is None
 
     def test_cost_jobs_that_had_not_begun_no_try(
-        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store
+        self, start_worker: StartWorker, jobs: Jobs, tmp_path: Path, store: Store, gateway: Gateway
     ) -> None:
         start_worker("""
 import os, time
@@ -530,7 +530,8 @@ async def handler(job):
     return job["attempt"]
 handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2})
 """)
-        eventually(lambda: store.client.pubsub_shardnumsub(f"{BASE}:worker:worker-1")[0][1])
+        if gateway.link == "redis":
+            eventually(lambda: store.client.pubsub_shardnumsub(f"{BASE}:worker:worker-1")[0][1])
         eventually(lambda: store.client.zcard(f"{BASE}:waiting"))
         first = jobs.submit("die")
         eventually((tmp_path / "started").exists)
@@ -705,6 +706,7 @@ class TestStart:
                 "must be a number of seconds",
             ),
             ({"RUNLANE_LOG_LEVEL": "loud"}, "RUNLANE_LOG_LEVEL must be"),
+            ({"RUNLANE_URL": "x", "RUNLANE_ENDPOINT": "y", "RUNLANE_LINK": "z"}, "RUNLANE_LINK must be"),
         ],
     )
     def test_says_what_is_wrong_with_the_environment(
@@ -915,6 +917,7 @@ handler_sdk.start({"handler": handler, "return_aggregate_stream": True})
             store.client.close()
             store.kill()
 
+    @pytest.mark.only_over("redis")
     def test_registers_again_when_the_store_has_forgotten_everything(
         self, start_worker: StartWorker, store: Store, jobs: Jobs, gateway: Gateway
     ) -> None:

@@ -1,0 +1,171 @@
+"""The gateway as a worker reaches it over HTTP: calls that are repeated until they are answered.
+
+Whatever goes wrong between here and the gateway is repeated after a pause, since every call may be repeated. When the
+gateway says that it does not know this worker or its endpoint, the worker is registered again, which says why.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from . import Attempt, Backoff, LinkError, LostReplyError, Register, Registered, UnreachableError, log_stale
+from .http_connection import Answer, Exchange, Request
+from .http_pool import Pool
+from .recovery import Recovery
+
+# How long the gateway holds an answer back: proxies cut a connection that is silent for a minute.
+POLL_SECONDS = 25
+
+T = TypeVar("T")
+
+_REGISTER_STATUSES = (401, 403, 404)
+_REPEAT_STATUSES = (408, 429)
+
+
+class _UnknownError(OSError):
+    """The gateway does not know this worker, or not any more."""
+
+
+class Gateway:
+    """See the module. Open it before anything else."""
+
+    def __init__(
+        self, register: Register, on_restored: Callable[[], None] = lambda: None, outage_level: int = logging.WARNING
+    ) -> None:
+        """
+        Args:
+            register: see `Register`.
+            on_restored: called when the gateway serves again after an outage, and after another registration.
+            outage_level: of the log lines that say that the gateway does not serve, and that it does again.
+        """
+        self._on_restored = on_restored
+        self._recovery = Recovery(
+            "the gateway", lambda: self.registered, register, self.open, on_restored, outage_level
+        )
+        self._registered: Registered | None = None
+        self._pool: Pool | None = None
+
+    @property
+    def registered(self) -> Registered:
+        if self._registered is None:
+            raise RuntimeError("the worker is not registered yet")
+        return self._registered
+
+    @property
+    def stands(self) -> bool:
+        """Whether a small request would be sent at once."""
+        return self._connections.stands
+
+    async def open(self, registered: Registered) -> None:
+        """Uses this registration from now on. Raises UnreachableError."""
+        if self._pool is None:
+            pool = Pool(registered.url, registered.key, registered.answer_seconds)
+            try:
+                await pool.open()
+            except OSError as error:
+                raise UnreachableError(str(error) or type(error).__name__) from None
+            self._pool, self._registered = pool, registered
+        else:  # where the gateway is does not change
+            self._registered = registered
+            self._on_restored()
+
+    def begin(self, request: Request, behind: Exchange | None = None) -> Exchange:
+        """Sends a request; see `Pool.send`."""
+        return self._connections.send(request, behind)
+
+    async def complete(self, exchange: Exchange, read: Callable[[bytes], T]) -> T:
+        """The answer to what `begin` has sent, as `read` understands it; a ValueError, KeyError or TypeError of it
+        means that the gateway did not give it.
+
+        Raises:
+            LinkError: the gateway refuses the request for good.
+            RefusedError: it does not want this worker any more.
+            LostReplyError: there is no answer, and the request is not one to be repeated.
+            WithdrawnError: the exchange was withdrawn.
+        """
+        backoff = Backoff()
+        while True:
+            registered = self.registered
+            try:
+                answer = _read(_body_of(await exchange.answer), read)
+            except OSError as error:
+                if registered is self.registered:  # else there is another one since
+                    problem = str(error) or type(error).__name__
+                    await self._recovery.recover(problem, isinstance(error, _UnknownError), backoff)
+                if not exchange.request.repeats:
+                    raise LostReplyError from None
+                exchange = self.begin(exchange.request)
+            else:
+                self._recovery.note_answer()
+                return answer
+
+    def call(
+        self, method: str, path: str, body: Any, read: Callable[[bytes], T] = json.loads
+    ) -> Coroutine[Any, Any, T]:
+        """Sends a request with `body` as JSON, at once where a connection stands; await it for what `complete` returns
+        or raises."""
+        return self.complete(self.begin(Request(method, path, json.dumps(body).encode())), read)
+
+    def report(self, attempt: Attempt, exchange: Exchange) -> Coroutine[Any, Any, bool]:
+        """What came of a request about an attempt. False when the attempt counts no more."""
+        return self.complete(exchange, lambda body: _is_current(attempt, body))
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    @property
+    def _connections(self) -> Pool:
+        if self._pool is None:
+            raise RuntimeError("the worker is not registered yet")
+        return self._pool
+
+
+def path_of(*parts: str | int, **query: str | int) -> str:
+    """The path of a request."""
+    path = "".join(f"/{quote(str(part), safe='')}" for part in parts)
+    return path + ("?" + "&".join(f"{name}={value}" for name, value in query.items()) if query else "")
+
+
+def pairs_of(attempts: Sequence[Attempt]) -> list[list[Any]]:
+    """Attempts as the gateway knows them."""
+    return [[attempt.job, attempt.number] for attempt in attempts]
+
+
+def _body_of(answer: Answer) -> bytes:
+    """Raises LinkError, and OSError when the request may be repeated."""
+    if answer.status in (200, 204):
+        return answer.body
+    text = f"status {answer.status}, {_error_in(answer.body)}"
+    if answer.status in _REGISTER_STATUSES:
+        raise _UnknownError(text)
+    if answer.status in _REPEAT_STATUSES or answer.status >= 500:
+        raise OSError(text)
+    raise LinkError(text)
+
+
+def _error_in(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(body[:200].decode(errors="replace").split())
+
+
+def _read(body: bytes, read: Callable[[bytes], T]) -> T:
+    try:
+        return read(body)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"its answer makes no sense ({error!r})") from None
+
+
+def _is_current(attempt: Attempt, body: bytes) -> bool:
+    reply = json.loads(body)
+    if reply["status"] == "STALE":
+        log_stale(attempt, reply["state"])
+        return False
+    if reply["status"] != "OK":
+        raise ValueError(reply)
+    return True
