@@ -10,7 +10,7 @@ demo: .venv/.dev
 	@$(BIN)/runlane demo
 
 test: .venv/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ class Reports:
             if str(error).startswith("NOGROUP"):
                 raise NotFound(f"no endpoint {endpoint}") from None
             if str(error).startswith("GAP"):
-                raise Conflict("chunks before these are missing") from None
+                raise Conflict(str(error)) from None
             raise
 
 

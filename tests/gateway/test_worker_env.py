@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import main
 
-from ..stores import Server, free_port
+from ..stores import Server
 from .clients import API_KEY, bearer
 from .conftest import Make
 from .processes import Gateway
-from .test_cli import check_failed
+from .test_cli import NOBODY, check_failed
 
 PRINTABLE = "".join(map(chr, range(33, 127)))
 Command = Callable[..., Result]
@@ -193,7 +193,7 @@ def test_an_endpoint_that_is_not_there(command: Command, endpoint: str) -> None:
     check_failed(command(endpoint=endpoint), "endpoint", "runlane endpoint list")
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "nonsense", "http://[", ""])
+@pytest.mark.parametrize("url", [NOBODY, "nonsense", "http://[", ""])
 def test_a_gateway_that_cannot_be_reached(command: Command, url: str) -> None:
     check_failed(command("--url", url), "--url", "RUNLANE_URL")
 
