@@ -89,7 +89,7 @@ class Gateway:
         while True:
             registered = self.registered
             try:
-                answer = _read(_body_of(await exchange.answer), read)
+                answer = _read(body_of(await exchange.answer), read)
             except OSError as error:
                 if registered is self.registered:  # else there is another one since
                     problem = str(error) or type(error).__name__
@@ -135,8 +135,8 @@ def pairs_of(attempts: Sequence[Attempt]) -> list[list[Any]]:
     return [[attempt.job, attempt.number] for attempt in attempts]
 
 
-def _body_of(answer: Answer) -> bytes:
-    """Raises LinkError, and OSError when the request may be repeated."""
+def body_of(answer: Answer) -> bytes:
+    """What a good answer says. Raises LinkError, and OSError when the request is to be repeated."""
     if answer.status in (200, 204):
         return answer.body
     text = f"status {answer.status}, {_error_in(answer.body)}"

@@ -127,6 +127,7 @@ class Worker(WorkerProcess):
             "RUNLANE_URL": node.url,
             "RUNLANE_ENDPOINT": endpoint.id,
             "RUNLANE_WORKER_KEY": endpoint.worker_key,
+            "RUNLANE_LINK": "redis",  # also when the line is broken while it starts
             "RUNLANE_STOP_GRACE_SECONDS": "1",
             LOG_VARIABLE: str(history.log),
             KIND_VARIABLE: kind,

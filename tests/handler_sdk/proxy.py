@@ -105,7 +105,7 @@ class Proxy:
         self._tls = tls
         self._lost: list[Order] = []
         self._halved: list[Order] = []
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._clients: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
         self._background = Background()
         self._server = self._background.do(self._start())
         scheme = "http" if tls is None else "https"
@@ -140,25 +140,27 @@ class Proxy:
     async def _stop(self) -> None:
         self._server.close()
         await self._cut()
+        await asyncio.gather(*self._clients.values())
 
     async def _cut(self) -> None:
         for client in self._clients:
             client.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[writer] = task
         requests: asyncio.Queue[Message] = asyncio.Queue()
         answering = asyncio.create_task(self._answer_all(requests, writer))
         try:
             while True:
                 requests.put_nowait(await read_message(reader))
-        except (OSError, EOFError):
-            pass  # the client has hung up
-        finally:
-            self._clients.discard(writer)
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
-            await _abort(writer)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # the client has hung up, or the proxy ends
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        await _abort(writer)
+        del self._clients[writer]
 
     async def _answer_all(self, requests: asyncio.Queue[Message], client: asyncio.StreamWriter) -> None:
         backend = _Backend(self.target)

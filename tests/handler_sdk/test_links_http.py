@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from handler_sdk.links import Attempt, LostReplyError, RefusedError, TakenJob
+from handler_sdk.links import Attempt, LinkError, LostReplyError, RefusedError, TakenJob
+from handler_sdk.links.gateway import body_of
 from handler_sdk.links.http import HttpLink, read_jobs
+from handler_sdk.links.http_connection import Answer
 
 from .conftest import BASE, Gateway, Jobs, Store, eventually
 from .ends import Worker, blocked, joined, nothing, one, take
@@ -201,3 +203,24 @@ class TestMembership:
             taken = [job.attempt for job in await take(link, lambda: 20)]
             await asyncio.to_thread(lambda: [jobs.cancel(job) for job in many])
             await asyncio.to_thread(eventually, lambda: sorted(stops) == sorted(taken))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (301, b"", "status 301, "),
+        (400, b'{"error": "no JSON"}', "status 400, no JSON"),
+        (409, b'{"error": "GAP"}', "status 409, GAP"),
+        (413, b"<h1>Too\nlarge</h1>", "status 413, <h1>Too large</h1>"),
+    ],
+)
+def test_what_is_refused_for_good_is_not_repeated(status: int, body: bytes, text: str) -> None:
+    with pytest.raises(LinkError) as error:
+        body_of(Answer(status, body))
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])
+def test_other_trouble_passes(status: int) -> None:
+    with pytest.raises(OSError, match=f"status {status}, later"):
+        body_of(Answer(status, b'{"error": "later"}'))

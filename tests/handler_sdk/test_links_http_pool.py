@@ -145,7 +145,7 @@ class TestSending:
         pool.send(SAY)
         assert (await scripted.heard.get())[1] == "/base/say"
 
-    async def test_gives_each_its_own_connection_where_there_are_some(self, pool: Pool, scripted: Server) -> None:
+    async def test_gives_each_its_own_connection_where_there_are_some(self, pool: Pool) -> None:
         first, second = pool.send(SAY), pool.send(SAY)
         assert first.connection is not second.connection
 
@@ -164,7 +164,7 @@ class TestSending:
             pool.send(SAY)
         await standing(pool, WARM)
 
-    async def test_keeps_the_order_of_those_that_go_behind_each_other(self, pool: Pool, scripted: Server) -> None:
+    async def test_keeps_the_order_of_those_that_go_behind_each_other(self, pool: Pool) -> None:
         first = pool.send(ONCE)
         second = pool.send(ONCE, behind=first)
         assert first.connection is second.connection

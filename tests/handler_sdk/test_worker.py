@@ -554,7 +554,7 @@ handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2
 import os, threading
 import handler_sdk
 def handler(job):
-    if job["input"]: threading.Timer(0.05, os._exit, [1]).start()
+    if job["input"]: threading.Timer(0.2, os._exit, [1]).start()
     return job["attempt"]
 handler_sdk.start({"handler": handler})
 """)
