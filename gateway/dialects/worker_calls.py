@@ -35,6 +35,9 @@ MOST_JOBS = 1000
 MOST_BYTES = 1_000_000
 MOST_DESCRIPTION = 16_000
 ROOM_AROUND_A_VALUE = 65_536
+SLOWEST_UPLOAD = 125_000
+"""Bytes per second."""
+
 LEAST_ALIVE_MS = 3_000
 SECONDS_TO_PAUSE = 5
 SECONDS_BEFORE_REFUSAL = 1.0
@@ -203,7 +206,8 @@ class WorkerCalls:
         return self._settings.poll_seconds if wait is None else wait / 1000
 
     async def _body(self, call: Call, limit: int) -> bytes:
-        return await call.body(limit + ROOM_AROUND_A_VALUE, self._settings.body_seconds)
+        seconds = max(self._settings.body_seconds, limit / SLOWEST_UPLOAD)
+        return await call.body(limit + ROOM_AROUND_A_VALUE, seconds)
 
     async def _fail(self, endpoint: Endpoint, worker: str, job: str, attempt: str | None, error: Error) -> Answer:
         """What the worker says cannot be taken, and repeating it would not help."""

@@ -89,6 +89,8 @@ class Workers:
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
         if registration.restarted:
             await self._engine.leave(endpoint.id, worker)
+        if registration.link == "http":
+            await self._credentials.revoke(endpoint.id, worker)  # of a time when it reached the store
         await self._engine.introduce(
             endpoint.id, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
         )

@@ -164,10 +164,12 @@ class Polls:
         """
         deadline = time.monotonic() + seconds
         with self._parked(endpoint, worker) as poll:
+            poll.missed = True
             while True:
                 await self._wakeups.subscribe(endpoint)
-                is_over = self._is_over(poll, deadline, hung_up)
-                process = "" if is_over else self._wakeups.process
+                # Once is enough, and more would take the place of a newer poll.
+                process = self._wakeups.process if poll.missed else ""
+                poll.missed, is_over = False, self._is_over(poll, deadline, hung_up)
                 found = await self._batcher.call(keys.base(endpoint), "stops", worker, process)
                 if isinstance(found, int):
                     asyncio.get_running_loop().call_later(found / 1000, poll.quit)
@@ -185,6 +187,8 @@ class Polls:
             for poll in self._of_workers.get((endpoint, header.worker or ""), ()):
                 if header.kind == "quit":
                     poll.quit()
+                elif header.kind == "look":
+                    poll.look_again()
                 else:
                     poll.wake()
             return

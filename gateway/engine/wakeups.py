@@ -74,7 +74,8 @@ Event = Chunks | Final | Missed
 
 class Header(msgspec.Struct):
     """What a message begins with; which fields there are depends on its kind. Those for workers: `job` (it is sent in
-    answer to a poll), `stop` (there is something for the worker to stop) and `quit` (it is about to end)."""
+    answer to a poll), `stop` (there is something for the worker to stop), `quit` (it is about to end) and `look` (the
+    store has forgotten the worker, and its polls)."""
 
     kind: str
     job: str = ""
@@ -92,6 +93,8 @@ class Header(msgspec.Struct):
     poll: str = ""
     size: int = 0
 
+
+FOR_WORKERS = frozenset({"job", "stop", "quit", "look"})
 
 _decode_header = msgspec.json.Decoder(Header).decode
 
@@ -258,7 +261,7 @@ class Wakeups:
             logger.warning("a message on %s makes no sense", channel)  # workers of the endpoint can write there too
             return
         endpoint = channel[channel.index("{") + 1 : channel.index("}")]
-        if header.kind in ("job", "stop", "quit"):
+        if header.kind in FOR_WORKERS:
             if self._for_workers is not None:
                 self._for_workers.receive(endpoint, header, payload)
         elif watches := self._watches.get((endpoint, header.job)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("runlane.link")
 
 PROBE_SECONDS = 3.0
+PROBE_PAUSES = (0.0, 0.2, 0.5)
 
 
 async def join(settings: Settings, on_registered: Callable[[], None]) -> Membership:
@@ -73,16 +74,27 @@ async def _register(registration: "Registration", settings: Settings) -> Registe
 
 
 async def _hindrance(registered: Registered) -> str:
-    """Why the store cannot be reached from this machine; "" when it can."""
+    """Why the store cannot be reached from this machine; "" when it can. One try says too little for a choice that
+    lasts: a connection may just have been cut."""
+    reason = ""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            for pause in PROBE_PAUSES:
+                await asyncio.sleep(pause)
+                if not (reason := await _trouble(registered)):
+                    break
+    except TimeoutError:
+        return reason or "no answer in time"
+    return reason
+
+
+async def _trouble(registered: Registered) -> str:
     from redis.exceptions import RedisClusterException, RedisError
 
     from .store import probe
 
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
-            await probe(registered)
-    except TimeoutError:
-        return "no answer in time"
+        await probe(registered)
     except (RedisError, RedisClusterException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return ""

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
+from ..gpus import gpu_names
 from ..outcomes import Limits
 from ..settings import LinkSetting, Settings
 from . import RefusedError, Registered, UnreachableError
@@ -28,12 +29,14 @@ class Registration:
         self._settings = settings
         self._endpoint = f"{settings.url}/v2/{quote(settings.endpoint, safe='')}"
         self._serial = 0
-        self.description = {
+        self.description: dict[str, Any] = {
             "sdk": f"runlane {__version__}",
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),
         }
+        if gpus := gpu_names():
+            self.description["gpu"] = ", ".join(gpus)
 
     async def join(self, link: LinkSetting, worker: str | None = None) -> Registered:
         """Registers the worker of this process, which holds nothing yet; what an earlier one of its id held goes back.

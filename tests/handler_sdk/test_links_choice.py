@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from ..faults.proxy import Proxy as StoreLine
 from .conftest import Gateway, Jobs, StartWorker, free_port
 from .test_worker import ECHO, OBEDIENT
 
@@ -28,6 +29,22 @@ class TestWithoutASetting:
         assert "HTTP" not in worker.log
         assert {request.path for request in gateway.requests} == {"/v2/sdk/workers"}
 
+    @pytest.mark.only_over("redis")
+    def test_it_is_the_store_also_when_a_connection_is_cut(
+        self, start_worker: StartWorker, jobs: Jobs, gateway: Gateway
+    ) -> None:
+        line = StoreLine(gateway.store.port)
+        try:
+            cut = line.lose_reply(b"PING")
+            gateway.url_of_store = line.url
+            worker = start_worker(ECHO, RUNLANE_LINK="")
+            jobs.run()
+        finally:
+            line.close()
+        assert cut.done()
+        assert links(gateway) == [(None, "redis", True)]
+        assert "HTTP" not in worker.log
+
     def test_it_is_http_where_nobody_listens(self, start_worker: StartWorker, jobs: Jobs, gateway: Gateway) -> None:
         place = f"127.0.0.1:{free_port()}"
         gateway.url_of_store = f"redis://worker:{PASSWORD}@{place}/0"
@@ -43,7 +60,8 @@ class TestWithoutASetting:
             gateway.url_of_store = f"redis://worker:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/0"
             worker = start_worker(ECHO, RUNLANE_LINK="")
             jobs.run()
-        assert "cannot be reached from here (no answer in time): working over HTTP" in worker.log
+        assert "cannot be reached from here (Timeout" in worker.log
+        assert "): working over HTTP through the gateway\n" in worker.log
         assert PASSWORD not in worker.log
 
     def test_it_is_http_where_another_store_has_that_address(

@@ -131,6 +131,14 @@ local function keep_stop(base, worker, gateway, id, attempt, state)
   wake(base, gateway, {kind = 'stop', job = id, worker = worker})
 end
 
+-- Tells the gateway processes that hold polls of the worker.
+local function wake_polls(base, worker, kind)
+  local known = load(base .. ':worker:' .. worker, 'gateway', 'stops_at')
+  for process in pairs({[known.gateway or ''] = true, [known.stops_at or ''] = true}) do
+    wake(base, process, {kind = kind, worker = worker})
+  end
+end
+
 local function stop_worker(base, id, job, state)
   if not job.worker then return end
   local worker = load(base .. ':worker:' .. job.worker, 'link', 'stops_at')

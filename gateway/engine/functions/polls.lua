@@ -157,13 +157,9 @@ end
 
 -- The worker is about to end: its polls end, and for a while it gets no job.
 local function retire(base, worker, at)
-  local key = base .. ':worker:' .. worker
-  local known = load(key, 'gateway', 'stops_at')
   redis.call('ZREM', base .. ':waiting', worker)
   note(base, worker, true, 'free', 0, 'quiet', at + QUIET_MS)
-  for process in pairs({[known.gateway or ''] = true, [known.stops_at or ''] = true}) do
-    wake(base, process, {kind = 'quit', worker = worker})
-  end
+  wake_polls(base, worker, 'quit')
 end
 
 -- done: worker, '1' when it is about to end (else ''), then as `finish`. A worker that brings a result has not crashed.

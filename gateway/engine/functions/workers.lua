@@ -41,6 +41,7 @@ local function leave(keys, args)
   end)
   for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
   redis.call('ZREM', base .. ':workers', worker)
+  wake_polls(base, worker, 'look')
   redis.call('UNLINK', base .. ':worker:' .. worker, base .. ':stopped:' .. worker)
   hand_over(base, at)
   return held
