@@ -173,7 +173,7 @@ class TestPark:
         assert await driver.state(job.id) == "FAILED"
         error = await driver.field(job.id, "error")
         assert error == (
-            "worker w asked for a job as one that has none (do two workers share this id?) (attempt 3 of 3)"
+            "worker w came back without the job: its process ended, or two workers share this id (attempt 3 of 3)"
         )
 
     async def test_what_is_lost_goes_to_another_that_waits(self, driver: Driver, gateway: Gateway) -> None:

@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
         """A worker polls as one that has no job: it has lost what it had."""
         worker = data.draw(st.sampled_from(WORKERS), label="worker")
         for id in self.held_by(worker):
-            reason = f"worker {worker} asked for a job as one that has none (do two workers share this id?)"
+            reason = f"worker {worker} came back without the job: its process ended, or two workers share this id"
             self.lose(self.jobs[id], reason)
         self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, 0, "1", "ready", "")
 

@@ -18,7 +18,7 @@ end
 -- The worker has no job, so whatever was begun for it is lost.
 local function lose_all(base, worker, at)
   local crashed = false
-  local reason = 'worker ' .. worker .. ' asked for a job as one that has none (do two workers share this id?)'
+  local reason = 'worker ' .. worker .. ' came back without the job: its process ended, or two workers share this id'
   each_held(base, worker, function(queue, entries)
     for _, entry in ipairs(entries) do recover(base, queue, entry, reason, at) end
     crashed = true

@@ -13,6 +13,8 @@ import httpx
 import pytest
 import redis
 
+from gateway.store import LIBRARY
+
 from ...stores import Server
 from ..clients import API_KEY, Target, bearer
 from ..conftest import Make, client_of
@@ -119,6 +121,15 @@ class TestTaking:
         assert (await polls[0] or {})["id"] == id
         await pod.target.post(f"/cancel/{id}")
         assert (await polls[1]).json()["jobsToStop"] == [id]
+
+    async def test_goes_on_waiting_when_the_store_has_forgotten_the_worker(
+        self, pod: RunPodWorker, admin: "redis.Redis"
+    ) -> None:
+        taking = asyncio.create_task(pod.take())
+        await parked(pod.target)
+        admin.fcall(f"{LIBRARY}_leave", 1, pod.target.base, "pod")
+        id = await pod.target.run(1)
+        assert (await taking or {})["id"] == id
 
     async def test_says_that_there_is_none(self, pod: RunPodWorker) -> None:
         response = await pod.get("job-take", wait=1)
