@@ -17,6 +17,7 @@ from redis.exceptions import ResponseError
 from ..errors import NotFound, Unavailable
 from . import keys
 from .batching import Batcher
+from .tasks import end
 from .wakeups import Header, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ SECONDS_FOR_LAST_MESSAGE = 1.0
 """A job that was sent to a poll just before its end is awaited for so long."""
 
 SECONDS_TO_PUT_BACK = 30.0
+SECONDS_TO_CLOSE = 3.0
 
 HungUp = asyncio.Future[None]
 """Done when nobody waits for the answer any more."""
@@ -213,8 +215,11 @@ class Polls:
                 poll.wake()
 
     async def close(self) -> None:
-        """Lets what is being put back come to its end."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Lets what is being put back come to its end; not for long, should the store be away."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SECONDS_TO_CLOSE)
+        for task in list(self._tasks):
+            await end(task)
 
     @contextmanager
     def _parked(self, endpoint: str, worker: str, number: str = "") -> Iterator[_Poll]:
