@@ -35,6 +35,9 @@ class Connection(Protocol):
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
         """Calls back when the connection is lost, now or with the answer that comes next, so that nobody reads it."""
 
+    def abort(self) -> None:
+        """Cuts the connection off, with what was not read."""
+
 
 class Reply(NamedTuple):
     """An answer, JSON unless `content_type` says otherwise; with the status 204 there is no body."""

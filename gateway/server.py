@@ -120,6 +120,10 @@ class Protocol(HttpToolsProtocol):
         else:
             on_undelivered()
 
+    def abort(self) -> None:
+        """Of `Connection`."""
+        self.transport.abort()
+
     @property
     def _holds_data(self) -> bool:
         return cast(_Gathering, self.transport).holds_data

@@ -6,6 +6,7 @@ is no `openai_input`. Ours: `openai_method`, when it is neither a POST with a bo
 """
 
 from contextlib import AsyncExitStack
+from urllib.parse import unquote
 
 import orjson
 
@@ -69,7 +70,9 @@ class OpenAI:
 def _route(call: Call) -> str:
     """The path from /v1 on, and the query, as the client sent them."""
     _, _, _, _, *rest = call.raw_path.split("/", 4)
-    if not rest or not rest[0].startswith("v1/"):
+    segments = [unquote(segment) for segment in rest[0].partition("?")[0].split("/")] if rest else []
+    # Workers give the path to the server behind them, which has more than this to offer.
+    if segments[:1] != ["v1"] or len(segments) < 2 or not {".", ".."}.isdisjoint(segments):
         raise NotFound("no such path; OpenAI's begin with /openai/v1/")
     return f"/{rest[0]}"
 

@@ -1,12 +1,13 @@
 """Errors in OpenAI's shape, {"error": {"message", "type", "param", "code"}}: https://platform.openai.com/docs/guides/error-codes"""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from ..engine.engine import Job, State
-from ..errors import DeadlineExceeded, Error
+from ..errors import Error
 from ..http import Reply
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout"}
@@ -20,7 +21,7 @@ _STATUSES = {
     "timeout": 504,
 }
 
-_DO_NOT_RETRY = {"x-should-retry": "false"}
+DO_NOT_RETRY = {"x-should-retry": "false"}
 """OpenAI's clients obey this header: https://github.com/openai/openai-python, `_should_retry`."""
 
 
@@ -57,18 +58,20 @@ def error_of_job(job: Job) -> Error:
     if job.state is State.FAILED:
         return _error_of_text(job.error or "")
     if job.state is State.TIMED_OUT:
-        return DeadlineExceeded("the job has run for longer than its execution timeout")
+        return JobError("the job has run for longer than its execution timeout", 504, {"type": "timeout"}, DO_NOT_RETRY)
     # By someone who would not want to see it again.
-    return JobError("the job was cancelled", 503, headers=_DO_NOT_RETRY)
+    return JobError("the job was cancelled", 503, headers=DO_NOT_RETRY)
 
 
 def error_in(value: bytes) -> JobError | None:
     """The error that a handler gave instead of an answer; None when it is an answer. Of the answers, a response of the
-    Responses API has a field "error" too, and an id."""
+    Responses API has a field "error" too."""
     fields = _parse(value) if b'"error"' in value else None
-    if isinstance(fields, dict) and fields.get("error") and "id" not in fields:
-        return _error_of(fields["error"])
-    return None
+    if not isinstance(fields, dict) or "id" in fields:
+        return None
+    if fields.get("object") == "error":  # as vLLM once wrote it
+        return _error_of(fields)
+    return _error_of(fields["error"]) if fields.get("error") else None
 
 
 def _error_of_text(text: str) -> JobError:
@@ -78,14 +81,17 @@ def _error_of_text(text: str) -> JobError:
         return _error_of(found["error_message"] or found.get("error_type"))
     if isinstance(found, dict):
         return _error_of(found.get("error") or found)
-    return _error_of(text)
+    return _error_of(found if isinstance(found, str) else text)
 
 
 def _error_of(given: Any) -> JobError:
     if not isinstance(given, dict):
         return JobError(str(given or UNEXPLAINED))
+    text = given.get("message") or (json.dumps(given, ensure_ascii=False) if given else UNEXPLAINED)
+    after = str(given.get("retry_after") or "")
+    headers = {"Retry-After": after} if after.isascii() and after.isdigit() and len(after) < 6 else None
     fields = {name: given[name] for name in ("type", "param", "code") if isinstance(given.get(name), str | int)}
-    return JobError(str(given.get("message") or UNEXPLAINED), _status_of(given), fields)
+    return JobError(str(text), _status_of(given), fields, headers)
 
 
 def _status_of(given: dict[str, Any]) -> int:
@@ -102,6 +108,6 @@ def _status_of(given: dict[str, Any]) -> int:
 def _parse(value: bytes) -> Any:
     """The value, or None when it is not JSON."""
     try:
-        return orjson.loads(value)
-    except ValueError:
+        return json.loads(value)
+    except (ValueError, RecursionError):
         return None

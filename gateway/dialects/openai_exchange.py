@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator
 from ..engine.engine import Engine, Job, Submission
 from ..engine.following import Arrived, Follower
 from ..engine.wakeups import Watch
-from ..errors import HungUp, NotFound, Unavailable
+from ..errors import HungUp, Unavailable
 from ..http import Call
 
 
 class Exchange:
-    """What becomes of the job, for the client that waits. `deadline`: until when it does, by the monotonic clock."""
+    """What becomes of the job, for the client that waits. `deadline`: until when it does, by the monotonic clock;
+    `is_complete`: there is nothing more to come for it, so that the job may go on to its end."""
 
     def __init__(self, follower: Follower, watch: Watch, deadline: float) -> None:
         self.deadline = deadline
-        self.job_is_final = False
+        self.is_complete = False
         self._follower = follower
         self._watch = watch
         self._client_is_gone = False
@@ -33,7 +34,7 @@ class Exchange:
         found = await self._follower.next(seconds)
         if found is None and self._watch.ended:
             raise HungUp("the client hung up") if self._client_is_gone else _ending()
-        self.job_is_final = isinstance(found, Job)
+        self.is_complete = isinstance(found, Job)
         return found
 
     async def end_with(self, call: Call) -> None:
@@ -63,9 +64,8 @@ async def submitted(engine: Engine, call: Call, job: Submission, wait_seconds: f
             yield exchange
         finally:
             hanging_up.cancel()
-            if not exchange.job_is_final:
-                with contextlib.suppress(NotFound, Unavailable):
-                    await engine.cancel(call.endpoint, job.id)
+            if not exchange.is_complete:
+                engine.cancel_soon(call.endpoint, job.id)
 
 
 def _ending() -> Unavailable:

@@ -12,14 +12,14 @@ from ..engine.engine import Job, State
 from ..engine.following import Arrived
 from ..engine.tasks import within
 from ..errors import DeadlineExceeded
-from ..http import Reply, error_of
-from .openai_errors import JobError, body_of, error_in, error_of_job
+from ..http import CONNECTION, Reply, error_of
+from .openai_errors import DO_NOT_RETRY, JobError, body_of, error_in, error_of_job
 from .openai_exchange import Exchange
 from .runpod import SECONDS_TO_WRITE, on_one_line
 
 logger = logging.getLogger(__name__)
 
-DONE = b"[DONE]"
+DONE = b"data: [DONE]"
 COMMENT = b": keep-alive\n\n"
 
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
@@ -40,8 +40,10 @@ async def read_answer(exchange: Exchange, most: int) -> Reply:
             chunks, size = [], 0
         chunks += found.chunks
         size += sum(map(len, found.chunks))
-        if size > most or found.missing:
-            raise JobError(f"the worker's answer is over the limit of {most} bytes")
+        if size > most:
+            raise JobError(f"the worker's answer is over the limit of {most} bytes", headers=DO_NOT_RETRY)
+        if found.missing:
+            raise JobError("a part of the answer is no longer kept, since it was not read in time")
     if found.state is not State.COMPLETED:
         raise error_of_job(found)
     return _reply_of(chunks or ([] if found.output is None else [found.output]))
@@ -55,11 +57,12 @@ def _reply_of(parts: list[bytes]) -> Reply:
     if len(parts) == 1 and texts[0] is None:
         return Reply(parts[0])
     if not parts or None in texts:
-        raise JobError("the worker gave no single answer, which a request that does not stream needs")
+        message = "the worker gave no single answer, which a request that does not stream needs"
+        raise JobError(message, headers=DO_NOT_RETRY)
     body = b"".join(text for text in texts if text is not None)
     try:
         _check_json(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Reply(body, content_type=b"text/plain; charset=utf-8")
     return Reply(body)
 
@@ -88,7 +91,6 @@ class Relay:
         self._ended = False
         self._begun = False
         self._has_objects = False
-        self._is_done = False
         self._tail = b""
 
     async def next(self) -> bytes | None:
@@ -106,18 +108,24 @@ class Relay:
                     return COMMENT
             elif text := self._closing(found) if isinstance(found, Job) else self._text_of(found):
                 self._begun = True
-                self._tail = (self._tail + text)[-4:]
+                self._tail = (self._tail + text)[-len(DONE) - 4 :]
+                if self._is_done and not self._ended:
+                    self._ended = self._exchange.is_complete = True  # clients hang up here
                 return text
         return None
 
-    def fail(self, body: bytes) -> bytes:
-        """Ends the stream with an error, and returns its event."""
+    def fail(self, body: bytes) -> bytes | None:
+        """Ends the stream with an error, and returns its event; None within another event, which would take it in."""
         self._ended = True
-        return (b"" if self._is_between_events else b"\n\n") + b"data: %b\n\n" % body
+        return b"data: %b\n\n" % body if self._is_between_events else None
 
     @property
     def _is_between_events(self) -> bool:
         return not self._begun or self._tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+
+    @property
+    def _is_done(self) -> bool:
+        return self._is_between_events and self._tail.rstrip(b"\r\n").endswith(DONE)
 
     def _patience(self) -> float:
         if self._begun:
@@ -142,15 +150,14 @@ class Relay:
             if error := error_in(job.output):
                 raise error
             text = self._event_of(job.output)
-        is_complete = self._is_done or ((self._begun or text) and not self._has_objects)
-        return text if is_complete else text + b"data: %b\n\n" % DONE
+        is_complete = (self._begun or text) and not self._has_objects
+        return text if is_complete else text + DONE + b"\n\n"
 
     def _event_of(self, value: bytes) -> bytes:
         text = text_of(value)
         if text is None:
             self._has_objects = True
             return b"data: %b\n\n" % on_one_line(value)
-        self._is_done = self._is_done or DONE in text
         return text
 
 
@@ -181,13 +188,30 @@ class EventStream:
                     text = await self._next(scope)
                 await within(SECONDS_TO_WRITE, write(b"", more=False))
             except TimeoutError:
-                # Without the end of the answer, so that the server closes the connection.
                 logger.warning(
-                    "job %s: its client has read nothing for %d s and is cut off", self._job, SECONDS_TO_WRITE
+                    "job %s: its client reads nothing, or too slowly: %d s for a piece; it is cut off",
+                    self._job,
+                    SECONDS_TO_WRITE,
                 )
+                _abort(scope)
+            except _BrokenOffError:
+                _abort(scope)
 
     async def _next(self, scope: Scope) -> bytes | None:
         try:
             return await self._relay.next()
         except Exception as exception:
-            return self._relay.fail(body_of(error_of(exception, scope)))
+            event = self._relay.fail(body_of(error_of(exception, scope)))
+            if event is None:
+                raise _BrokenOffError from None
+            return event
+
+
+class _BrokenOffError(Exception):
+    """The stream cannot go on, and its client cannot be told why."""
+
+
+def _abort(scope: Scope) -> None:
+    """Cuts the connection; under another server than ours, it is closed since the answer has no end."""
+    if (connection := scope.get(CONNECTION)) is not None:
+        connection.abort()

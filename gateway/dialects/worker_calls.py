@@ -61,6 +61,7 @@ class _Renewal(msgspec.Struct):
 
 class _Kept(msgspec.Struct):
     attempts: Attempts
+    number: Annotated[int, Meta(ge=0, le=9_007_199_254_740_991)] = 0
 
 
 class _Loss(msgspec.Struct):
@@ -162,7 +163,7 @@ class WorkerCalls:
         """Our SDK says what it has; whatever else it was given goes back to the queue."""
         endpoint, worker = await self._access.admit(call), _worker(call)
         kept = _decode(_Kept, await self._body(call, MOST_BYTES))
-        await self._reports.give_back(endpoint.id, worker, kept.attempts)
+        await self._reports.give_back(endpoint.id, worker, kept.number, kept.attempts)
         return _answer(None)
 
     async def ping(self, call: Call) -> Answer:
@@ -352,7 +353,7 @@ def _outcome(fields: dict[str, msgspec.Raw], is_ours: bool, is_stream: bool) -> 
     """State, field and value. RunPod's SDK leaves an output of {} out, and gives [] for a generator whose chunks it
     does not aggregate."""
     error, output = bytes(fields.get("error", b"null")), bytes(fields.get("output", b""))
-    if error not in (b"null", b'""', b"false"):
+    if error not in (b"null", b'""', b"false") or (is_ours and "error" in fields):
         return "FAILED", "error", json.loads(error).encode(errors="replace") if error.startswith(b'"') else error
     if output == b"[]" and is_stream and not is_ours:
         return "COMPLETED", "", b""

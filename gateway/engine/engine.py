@@ -1,15 +1,22 @@
 """Typed calls to the functions in functions/*.lua. One `Engine` serves a whole gateway process."""
 
+import asyncio
 import enum
+import time
 from typing import Any
 
 import msgspec
+from redis.exceptions import ResponseError
 
-from ..errors import Conflict, NotFound
+from ..errors import Conflict, NotFound, Unavailable
 from ..store import Store
 from . import keys
 from .batching import Batcher
+from .tasks import end
 from .wakeups import Wakeups
+
+SECONDS_TO_CANCEL = 300.0
+"""For so long a job that nobody waits for is cancelled again, while the store is away."""
 
 BYTES_TO_READ = 262_144
 """A reader that stops reading holds on to so many bytes of a stream, and all calls wait while they come."""
@@ -153,9 +160,12 @@ class Engine:
         self.store = store
         self.batcher = Batcher(store)
         self.wakeups = Wakeups(store)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Ends what runs in the background; the store stays open."""
+        for task in list(self._tasks):
+            await end(task)
         await self.wakeups.close()
         await self.batcher.close()
 
@@ -235,6 +245,24 @@ class Engine:
             NotFound: no such job in this endpoint.
         """
         return _job(job, await self._call(endpoint, "cancel", job))
+
+    def cancel_soon(self, endpoint: str, job: str) -> None:
+        """Cancels the job in the background, once the store can be reached: nobody waits for it any more."""
+        task = asyncio.get_running_loop().create_task(self._cancel_at_last(endpoint, job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_at_last(self, endpoint: str, job: str) -> None:
+        deadline = time.monotonic() + SECONDS_TO_CANCEL
+        while time.monotonic() < deadline:
+            try:
+                await self.cancel(endpoint, job)
+            except Unavailable:
+                await asyncio.sleep(0.5)
+            except (NotFound, ResponseError):
+                return
+            else:
+                return
 
     async def retry(self, endpoint: str, job: str) -> None:
         """Puts a FAILED or TIMED_OUT job back into the queue.

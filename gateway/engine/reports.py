@@ -85,9 +85,9 @@ class Reports:
         """Gives the attempt up, so that the job is tried again or fails for good."""
         return await self._say(endpoint, "lose", job, attempt, reason)
 
-    async def give_back(self, endpoint: str, worker: str, has: Pairs) -> None:
-        """Puts back what the worker was given and does not have."""
-        await self._call(endpoint, "return", worker, *(value for pair in has for value in pair))
+    async def give_back(self, endpoint: str, worker: str, number: int, has: Pairs) -> None:
+        """Puts back what the worker was given and does not have; but not when a call with a higher number came before."""
+        await self._call(endpoint, "return", worker, number, *(value for pair in has for value in pair))
 
     async def ping(
         self, endpoint: str, worker: str, alive_ms: int, jobs: list[str], description: bytes, unhealthy: str = ""

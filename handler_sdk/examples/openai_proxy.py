@@ -24,9 +24,11 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import httpx
+from httpx import codes
 
 import handler_sdk
 
@@ -38,6 +40,7 @@ START_SECONDS = float(os.environ.get("UPSTREAM_START_SECONDS", "600"))
 
 HEADERS = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {KEY}"} if KEY else {})
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)  # the endpoint's execution timeout counts
+TEXTS = ("application/json", "text/")
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_REPORTS = 10.0
 
@@ -45,7 +48,7 @@ SECONDS_BETWEEN_REPORTS = 10.0
 async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
     given = job["input"]
     route = given.get("openai_route") if isinstance(given, dict) else None
-    if not (isinstance(route, str) and route.startswith("/v1/")):
+    if not (isinstance(route, str) and route.startswith("/v1/") and "/.." not in unquote(route)):
         yield {"error": {"message": 'the input must be {"openai_route": "/v1/…", …}', "status": 400}}
         return
     body = given.get("openai_input")
@@ -54,17 +57,23 @@ async def handler(job: dict[str, Any]) -> AsyncIterator[str | dict[str, Any]]:
         # A connection of its own, lest the server closes a kept one as it is used. A job that is cancelled closes it
         # here, and the server stops as well.
         async with aiohttp.request(method, URL + route, json=body, headers=HEADERS, timeout=TIMEOUT) as response:
-            if response.ok:
+            if not response.ok:
+                error = error_of(response.status, (await response.read()).decode(errors="replace"))
+                yield {"error": {**error, "retry_after": response.headers.get("Retry-After")}}
+            elif response.status == codes.NO_CONTENT:
+                yield {}
+            elif not (kind := response.headers.get("Content-Type", "text/plain")).startswith(TEXTS):
+                message = f"an answer of the type {kind} cannot be relayed"
+                yield {"error": {"message": message, "type": "invalid_request_error", "status": 415}}
+            else:
                 decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # keeps a character that is cut
                 async for piece in response.content.iter_any():
                     if text := decode(piece):
                         yield text
-            else:
-                yield {"error": error_of(response.status, (await response.read()).decode(errors="replace"))}
-    except aiohttp.ClientError as error:
-        message = f"the connection to the model's server broke: {error or type(error).__name__}"
-        is_dead = not await asyncio.to_thread(is_healthy)
-        yield {"error": {"message": message, "type": "server_error", "status": 502}, "refresh_worker": is_dead}
+    except aiohttp.ClientError as failure:
+        message = f"the connection to the model's server broke: {failure or type(failure).__name__}"
+        error = {"message": message, "type": "server_error", "status": 502}
+        yield {"error": error, "refresh_worker": await asyncio.to_thread(is_gone)}
 
 
 def error_of(status: int, text: str) -> dict[str, Any]:
@@ -87,8 +96,19 @@ def is_healthy() -> bool:
             status = httpx.get(URL + path, headers=HEADERS, timeout=10, trust_env=False).status_code
         except httpx.TransportError:
             return False
-        if status != httpx.codes.NOT_FOUND:
-            return status == httpx.codes.OK
+        if status != codes.NOT_FOUND:
+            return status == codes.OK
+    return False
+
+
+def is_gone() -> bool:
+    """Whether nobody listens any more. One that is slow is not gone."""
+    try:
+        httpx.get(URL, timeout=2, trust_env=False)
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False
     return False
 
 

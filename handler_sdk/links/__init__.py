@@ -11,7 +11,7 @@ What carries it is the store itself, or HTTP to the gateway where the store cann
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from ..outcomes import Limits
@@ -69,8 +69,8 @@ class Registered:
     serial: int
     worker: str
     link: LinkName
-    url: str
-    key: str
+    url: str = field(repr=False)
+    key: str = field(repr=False)
     cluster: bool
     library: str
     base: str

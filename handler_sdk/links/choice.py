@@ -89,12 +89,23 @@ async def _hindrance(registered: Registered) -> str:
 
 
 async def _trouble(registered: Registered) -> str:
-    from redis.exceptions import RedisClusterException, RedisError
+    from redis.exceptions import (
+        AuthenticationError,
+        BusyLoadingError,
+        NoPermissionError,
+        RedisClusterException,
+        RedisError,
+        ResponseError,
+    )
 
     from .store import probe
 
     try:
         await probe(registered)
+    except (AuthenticationError, NoPermissionError) as error:  # another one has this address here
+        return str(error)
+    except (BusyLoadingError, ResponseError):
+        return ""  # it will pass
     except (RedisError, RedisClusterException, OSError, ValueError) as error:
         return str(error) or type(error).__name__
     return ""

@@ -6,6 +6,7 @@ gateway says that it does not know this worker or its endpoint, the worker is re
 
 import json
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _REGISTER_STATUSES = (401, 403, 404)
 _REPEAT_STATUSES = (408, 429)
+_TOO_LARGE = 413
 
 
 class _UnknownError(OSError):
@@ -30,6 +32,8 @@ class _UnknownError(OSError):
 
 class Gateway:
     """See the module. Open it before anything else."""
+
+    _returns = 0
 
     def __init__(
         self, register: Register, on_restored: Callable[[], None] = lambda: None, outage_level: int = logging.WARNING
@@ -108,6 +112,13 @@ class Gateway:
         or raises."""
         return self.complete(self.begin(Request(method, path, json.dumps(body).encode())), read)
 
+    async def give_back(self, has: Sequence[Attempt]) -> None:
+        """Whatever else the worker was given goes back to the queue. Calls have rising numbers, also those of the
+        worker's other process: one that was held up on its way does nothing any more."""
+        Gateway._returns = max(Gateway._returns + 1, time.time_ns() // 1000)
+        body = {"number": Gateway._returns, "attempts": pairs_of(has)}
+        await self.call("POST", path_of("job-return", self.registered.worker), body)
+
     def report(self, attempt: Attempt, exchange: Exchange) -> Coroutine[Any, Any, bool]:
         """What came of a request about an attempt. False when the attempt counts no more."""
         return self.complete(exchange, lambda body: _is_current(attempt, body))
@@ -139,19 +150,23 @@ def body_of(answer: Answer) -> bytes:
     """What a good answer says. Raises LinkError, and OSError when the request is to be repeated."""
     if answer.status in (200, 204):
         return answer.body
-    text = f"status {answer.status}, {_error_in(answer.body)}"
+    error = error_in(answer.body)
+    text = f"status {answer.status}, {error or ' '.join(answer.body[:200].decode(errors='replace').split())}"
+    # What a proxy says passes, but that something is too large for it.
+    is_final = 400 <= answer.status < 500 and answer.status not in _REPEAT_STATUSES
+    if not is_final or (error is None and answer.status != _TOO_LARGE):
+        raise OSError(text)
     if answer.status in _REGISTER_STATUSES:
         raise _UnknownError(text)
-    if answer.status in _REPEAT_STATUSES or answer.status >= 500:
-        raise OSError(text)
     raise LinkError(text)
 
 
-def _error_in(body: bytes) -> str:
+def error_in(body: bytes) -> str | None:
+    """What the gateway gave as an error; None when it is not the gateway that says this."""
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return " ".join(body[:200].decode(errors="replace").split())
+        return None
 
 
 def _read(body: bytes, read: Callable[[bytes], T]) -> T:

@@ -16,7 +16,7 @@ from . import (
     Report,
     TakenJob,
 )
-from .gateway import POLL_SECONDS, Gateway, pairs_of, path_of
+from .gateway import POLL_SECONDS, Gateway, path_of
 from .http_connection import Exchange, Request, WithdrawnError
 
 JOBS = "application/x-runlane-jobs"
@@ -66,7 +66,7 @@ class HttpLink:
             self._poll.withdraw()
 
     async def give_back(self, held: HeldAttempts) -> None:
-        await self._gateway.call("POST", path_of("job-return", self.worker), {"attempts": pairs_of(held())})
+        await self._gateway.give_back(held())
         self._astray = False
 
     def sends_at_once(self, size: int) -> bool:

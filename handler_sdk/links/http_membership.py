@@ -1,13 +1,19 @@
 """A worker's place among the workers of its endpoint, kept over HTTP."""
 
+import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import Attempt, LostReplyError, Registered
+from . import Attempt, LinkError, LostReplyError, Registered
 from .gateway import POLL_SECONDS, Gateway, pairs_of, path_of
 from .http_connection import Request
 from .registration import Registration
+
+logger = logging.getLogger("runlane.link")
+
+SECONDS_TO_PAUSE = 5.0
 
 
 class HttpMembership:
@@ -51,6 +57,10 @@ class HttpMembership:
             except LostReplyError:
                 is_listening = False
                 continue
+            except LinkError as error:
+                logger.error("the gateway refuses to tell what to stop: %s", error)  # noqa: TRY400
+                await asyncio.sleep(SECONDS_TO_PAUSE)
+                continue
             for stop in stops:
                 on_stop(*stop)
             if not is_listening:
@@ -63,8 +73,7 @@ class HttpMembership:
         await self._gateway.report(attempt, self._gateway.begin(request))
 
     async def give_back(self, begun: list[Attempt]) -> None:
-        path = path_of("job-return", self.registered.worker)
-        await self._gateway.call("POST", path, {"attempts": pairs_of(begun)})
+        await self._gateway.give_back(begun)
 
     async def leave(self) -> None:
         await self._gateway.close()

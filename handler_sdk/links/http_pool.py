@@ -117,7 +117,8 @@ class Pool:
             head += f"Content-Type: application/json\r\nContent-Length: {len(request.body)}\r\n"
         elif request.method == "POST":
             head += "Content-Length: 0\r\n"
-        return [head.encode() + b"\r\n", request.body]
+        # From Python 3.12 on, an empty part keeps the loop busy as if there were something to send.
+        return [head.encode() + b"\r\n", request.body] if request.body else [head.encode() + b"\r\n"]
 
     # -- who goes where -----------------------------------------------------------------------------------------------
 

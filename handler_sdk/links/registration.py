@@ -1,5 +1,6 @@
 """A worker's registration with the gateway, over HTTP."""
 
+import asyncio
 import json
 import logging
 import os
@@ -12,7 +13,8 @@ from .. import __version__
 from ..gpus import gpu_names
 from ..outcomes import Limits
 from ..settings import LinkSetting, Settings
-from . import RefusedError, Registered, UnreachableError
+from . import Backoff, RefusedError, Registered, UnreachableError
+from .gateway import error_in
 from .http_connection import Answer, Request
 from .http_pool import Pool
 
@@ -62,17 +64,30 @@ class Registration:
 
     async def leave(self, worker: str) -> None:
         """Ends the registration, as far as that is possible in a few seconds."""
+        problem, backoff = "no answer", Backoff(0.2, 1.0)
         try:
-            await self._request("DELETE", f"/workers/{quote(worker, safe='')}", _SECONDS_TO_LEAVE)
+            async with asyncio.timeout(_SECONDS_TO_LEAVE):
+                while problem:
+                    problem = await self._try_to_leave(worker)
+                    if problem:
+                        await asyncio.sleep(backoff.next())
+        except TimeoutError:
+            logger.warning("could not say goodbye to the gateway: %s", problem)
+
+    async def _try_to_leave(self, worker: str) -> str:
+        """Returns why it was in vain, if it was."""
+        try:
+            status, content = await self._request("DELETE", f"/workers/{quote(worker, safe='')}", _SECONDS_TO_LEAVE)
         except UnreachableError as error:
-            logger.warning("could not say goodbye to the gateway: %s", error)
+            return str(error)
+        return "" if status < 500 and (status == 200 or error_in(content)) else f"it answered {status}"
 
     async def _register(self, link: LinkSetting, more: dict[str, Any]) -> Registered:
         body: dict[str, Any] = {"description": self.description, "link": link or "redis"}
         if self._settings.worker:
             body["id"] = self._settings.worker
         status, content = await self._request("POST", "/workers", _SECONDS, json.dumps({**body, **more}).encode())
-        if status >= 500 or status in (408, 429):
+        if status != 200 and (status in (408, 429) or not 400 <= status < 500 or error_in(content) is None):
             raise UnreachableError(f"it answered {status}")
         if status != 200:
             raise RefusedError(self._explain(status, content.decode(errors="replace")))

@@ -269,10 +269,12 @@ class TestReturn:
         await driver.key("HSET", "settings", "attempts", 1)
         has, lacks = await begin(driver, gateway), await begin(driver, gateway)
 
-        assert await driver.call("return", "w", has.id, has.attempt) == "OK"
+        assert await driver.call("return", "w", 2, has.id, has.attempt) == "OK"
 
         assert await driver.state(has.id) == "IN_PROGRESS"
         assert await driver.state(lacks.id) == "IN_QUEUE"
+        assert await driver.call("return", "w", 1) == "OK"  # it was held up
+        assert await driver.state(has.id) == "IN_PROGRESS"
 
 
 class TestReportsWithoutNumbers:

@@ -205,7 +205,8 @@ class Machine(RuleBasedStateMachine):
         held = self.held_by(worker)
         has = [id for id in held if data.draw(st.booleans(), label=id)]
         function = data.draw(st.sampled_from(["join", "return"]), label="function")
-        self.call(function, worker, *(part for id in has for part in (id, self.jobs[id].attempt)))
+        number = [next(self.ids)] if function == "return" else []
+        self.call(function, worker, *number, *(part for id in has for part in (id, self.jobs[id].attempt)))
         for id in held:
             if id not in has:
                 self.put_back(self.jobs[id])

@@ -208,7 +208,6 @@ class TestMembership:
 @pytest.mark.parametrize(
     ("status", "body", "text"),
     [
-        (301, b"", "status 301, "),
         (400, b'{"error": "no JSON"}', "status 400, no JSON"),
         (409, b'{"error": "GAP"}', "status 409, GAP"),
         (413, b"<h1>Too\nlarge</h1>", "status 413, <h1>Too large</h1>"),
@@ -218,6 +217,12 @@ def test_what_is_refused_for_good_is_not_repeated(status: int, body: bytes, text
     with pytest.raises(LinkError) as error:
         body_of(Answer(status, body))
     assert str(error.value) == text
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409])
+def test_what_a_proxy_says_passes(status: int) -> None:
+    with pytest.raises(OSError, match=f"status {status}, <h1>not now"):
+        body_of(Answer(status, b"<h1>not\nnow</h1>"))
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 429, 500, 502, 503, 504])

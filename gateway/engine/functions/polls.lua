@@ -122,10 +122,15 @@ local function unpark(keys, args)
   return (known.sent or '') ~= '' and 1 or 0
 end
 
--- return: worker, then (job id, attempt) pairs of what it has. Whatever else it was given goes back, and that was no try.
+-- return: worker, number of this call, then (job id, attempt) pairs of what it has. Whatever else it was given goes back,
+-- and that was no try. A call with a lower number than one before was held up on its way, and does nothing.
 local function return_others(keys, args)
-  local base, at = keys[1], now()
-  take_back(base, args[1], args, at)
+  local base, worker, number, at = keys[1], args[1], tonumber(args[2]), now()
+  if number < tonumber(redis.call('HGET', base .. ':worker:' .. worker, 'returned') or 0) then
+    return redis.status_reply('OK')
+  end
+  note(base, worker, true, 'returned', args[2])
+  take_back(base, worker, {unpack(args, 2)}, at)
   hand_over(base, at)
   return redis.status_reply('OK')
 end

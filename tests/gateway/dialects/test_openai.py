@@ -245,7 +245,7 @@ async def test_the_error_of_an_exception_is_without_its_traceback(target: Target
     ("text", "message"),
     [("out of memory", "out of memory"), ("", "the worker failed and did not say why"), ("[1]", "[1]"),
      ('{"error": "model not found"}', "model not found"), ('{"error_type": "E", "error_message": ""}', "E"),
-     ('{"error": {"x": 1}}', "the worker failed and did not say why")],
+     ('{"error": {"x": 1}}', '{"x": 1}'), ('{"detail": "no tokens"}', '{"detail": "no tokens"}')],
 )  # fmt: skip
 async def test_other_errors_of_a_worker(target: Target, worker: Worker, text: str, message: str) -> None:
     answer, job = await ask(target, worker)
