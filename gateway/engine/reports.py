@@ -86,7 +86,7 @@ class Reports:
         return await self._say(endpoint, "lose", job, attempt, reason)
 
     async def give_back(self, endpoint: str, worker: str, number: int, has: Pairs) -> None:
-        """Puts back what the worker was given and does not have; but not when a call with a higher number came before."""
+        """Puts back what the worker was given and does not have; not when a call with a higher number came before."""
         await self._call(endpoint, "return", worker, number, *(value for pair in has for value in pair))
 
     async def ping(
