@@ -79,11 +79,11 @@ class App:
         upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
         for id in self._settings.endpoints:
             await ensure_endpoint(endpoints, id)
-        polls = Polls(engine.batcher, engine.wakeups)
+        polls = Polls(engine.batcher, engine.wakeups, engine.background)
         access = WorkerAccess(endpoints, self._worker_keys)
         self._serve(RunPod(engine, self._settings).operations(), self._check)
         # A worker's key is of one endpoint, so the operations themselves check it.
-        calls = WorkerCalls(polls, Reports(engine.batcher), access, self._settings)
+        calls = WorkerCalls(polls, Reports(engine.batcher, engine.background), access, self._settings)
         workers = Workers(engine, credentials, access, self._api_keys, self._settings)
         self._serve(calls.operations() | workers.operations(), self._check_local)
         self._router.routes.extend(self._routes(engine, endpoints, credentials))
@@ -94,7 +94,6 @@ class App:
             yield
         self._drain = _nothing
         await upkeep.stop()
-        await polls.close()
         await engine.close()
         await store.close()
 

@@ -12,7 +12,7 @@ from ..errors import Conflict, NotFound, Unavailable
 from ..store import Store
 from . import keys
 from .batching import Batcher
-from .tasks import end
+from .tasks import Background
 from .wakeups import Wakeups
 
 SECONDS_TO_CANCEL = 300.0
@@ -160,12 +160,11 @@ class Engine:
         self.store = store
         self.batcher = Batcher(store)
         self.wakeups = Wakeups(store)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background()
 
     async def close(self) -> None:
         """Ends what runs in the background; the store stays open."""
-        for task in list(self._tasks):
-            await end(task)
+        await self.background.close()
         await self.wakeups.close()
         await self.batcher.close()
 
@@ -248,9 +247,7 @@ class Engine:
 
     def cancel_soon(self, endpoint: str, job: str) -> None:
         """Cancels the job in the background, once the store can be reached: nobody waits for it any more."""
-        task = asyncio.get_running_loop().create_task(self._cancel_at_last(endpoint, job))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.background.begin(self._cancel_at_last(endpoint, job))
 
     async def _cancel_at_last(self, endpoint: str, job: str) -> None:
         deadline = time.monotonic() + SECONDS_TO_CANCEL

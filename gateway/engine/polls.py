@@ -8,16 +8,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.exceptions import ResponseError
 
 from ..errors import NotFound, Unavailable
 from . import keys
 from .batching import Batcher
-from .tasks import end
+from .tasks import Background
 from .wakeups import Header, Wakeups
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ SECONDS_FOR_LAST_MESSAGE = 1.0
 """A job that was sent to a poll just before its end is awaited for so long."""
 
 SECONDS_TO_PUT_BACK = 30.0
-SECONDS_TO_CLOSE = 3.0
 
 HungUp = asyncio.Future[None]
 """Done when nobody waits for the answer any more."""
@@ -92,13 +91,13 @@ class _Poll:
 class Polls:
     """The polls of all workers that come to this process."""
 
-    def __init__(self, batcher: Batcher, wakeups: Wakeups) -> None:
+    def __init__(self, batcher: Batcher, wakeups: Wakeups, background: Background) -> None:
         self._batcher = batcher
+        self._background = background
         self._wakeups = wakeups
         self._numbers = itertools.count(1)
         self._for_jobs: dict[str, _Poll] = {}
         self._of_workers: dict[tuple[str, str], set[_Poll]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
         wakeups.attach(self)
 
@@ -145,7 +144,7 @@ class Polls:
             whole = [await self._whole(endpoint, job) for job in jobs]
         except BaseException:
             # Whatever was begun for this poll will not arrive.
-            self._begin(self._until_done(endpoint, "unpark", worker, number, alive_ms, "1"))
+            self._background.begin(self._until_done(endpoint, "unpark", worker, number, alive_ms, "1"))
             raise
         found = [job for job in whole if job is not None]
         if poll.quits:
@@ -156,7 +155,7 @@ class Polls:
     def refuse(self, endpoint: str, attempts: list[tuple[str, int]]) -> None:
         """Puts jobs back, soon, that never reached their worker; that was no try."""
         for attempt in attempts:
-            self._begin(self._until_done(endpoint, "refuse", *attempt))
+            self._background.begin(self._until_done(endpoint, "refuse", *attempt))
 
     async def stops(self, endpoint: str, worker: str, seconds: float, hung_up: HungUp) -> list[Stop]:
         """What the worker is to stop and was not told; waits for something when there is nothing.
@@ -214,13 +213,6 @@ class Polls:
             for poll in polls:
                 poll.wake()
 
-    async def close(self) -> None:
-        """Lets what is being put back come to its end; not for long, should the store be away."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=SECONDS_TO_CLOSE)
-        for task in list(self._tasks):
-            await end(task)
-
     @contextmanager
     def _parked(self, endpoint: str, worker: str, number: str = "") -> Iterator[_Poll]:
         """`number`: of a poll for jobs."""
@@ -271,11 +263,6 @@ class Polls:
             return job
         given, request = await self._batcher.call(keys.base(endpoint), "fetch", *job)
         return None if given == b"STALE" else Handed(*job, given, request)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _until_done(self, endpoint: str, function: str, *arguments: str | int) -> None:
         """Calls a function that puts something back, until the store answers; but not for ever."""

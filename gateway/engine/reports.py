@@ -19,6 +19,7 @@ from ..errors import Conflict, NotFound, Unavailable
 from . import keys
 from .batching import Argument, Batcher
 from .polls import Stop
+from .tasks import Background
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ def held_by(worker: str) -> str:
 class Reports:
     """Each call returns None when what it says counts, or the state that the job was found in when it does not."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher, background: Background) -> None:
         self._batcher = batcher
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = background
 
     async def emit(self, endpoint: str, job: str, attempt: str, first: int, chunks: list[bytes]) -> str | None:
         """Adds chunks, the first of which is the `first` of this attempt, counted from 1."""
@@ -52,9 +53,7 @@ class Reports:
 
     def note_unheard(self, endpoint: str, job: str, worker: str, digest: str) -> None:
         """The worker did not get the answer to an `add` with this digest, and will repeat it: notes it, soon."""
-        task = asyncio.get_running_loop().create_task(self._note_unheard(endpoint, job, worker, digest))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.begin(self._note_unheard(endpoint, job, worker, digest))
 
     async def _note_unheard(self, endpoint: str, job: str, worker: str, digest: str) -> None:
         try:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 
 Result = TypeVar("Result")
 
+SECONDS_TO_CLOSE = 3.0
+
 
 async def end(task: "asyncio.Task[None]") -> None:
     """Cancels the task until it is done: on Python 3.11 `asyncio.wait_for`, which redis-py uses, loses a cancellation
@@ -15,6 +17,26 @@ async def end(task: "asyncio.Task[None]") -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=0.5)
+
+
+class Background:
+    """Work that nobody waits for; it is held on to until it is done."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has it done from now on."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Lets it come to its end; not for long, should the store be away."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=SECONDS_TO_CLOSE)
+        for task in list(self._tasks):
+            await end(task)
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, Result]) -> Result:

@@ -1,5 +1,6 @@
 """A worker in front of any OpenAI-compatible server on its machine: vLLM, llama.cpp, Ollama. An async generator.
-Needs aiohttp: with httpx, reading the server's answers took most of the time.
+Needs aiohttp and httpx (`pip install 'runlane[examples]'`): with httpx alone, reading the server's answers took most of
+the time.
 
     UPSTREAM_URL=http://127.0.0.1:11434 runlane dev handler_sdk/examples/openai_proxy.py --endpoint llm
     UPSTREAM_COMMAND='vllm serve MODEL --port 8001' UPSTREAM_URL=http://127.0.0.1:8001 runlane worker …/openai_proxy.py

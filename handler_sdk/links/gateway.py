@@ -33,7 +33,8 @@ class _UnknownError(OSError):
 class Gateway:
     """See the module. Open it before anything else."""
 
-    _returns = 0
+    _newest_return = 0
+    """The number of the last `give_back` of this process."""
 
     def __init__(
         self, register: Register, on_restored: Callable[[], None] = lambda: None, outage_level: int = logging.WARNING
@@ -115,8 +116,8 @@ class Gateway:
     async def give_back(self, has: Sequence[Attempt]) -> None:
         """Whatever else the worker was given goes back to the queue. Calls have rising numbers, also those of the
         worker's other process: one that was held up on its way does nothing any more."""
-        Gateway._returns = max(Gateway._returns + 1, time.time_ns() // 1000)
-        body = {"number": Gateway._returns, "attempts": pairs_of(has)}
+        Gateway._newest_return = max(Gateway._newest_return + 1, time.time_ns() // 1000)
+        body = {"number": Gateway._newest_return, "attempts": pairs_of(has)}
         await self.call("POST", path_of("job-return", self.registered.worker), body)
 
     def report(self, attempt: Attempt, exchange: Exchange) -> Coroutine[Any, Any, bool]:

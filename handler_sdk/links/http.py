@@ -56,7 +56,7 @@ class HttpLink:
         self._capacity = capacity
         room = min(capacity(), MOST_JOBS)
         if room > 0:
-            for job in await self._ask(room, bool(held())):
+            for job in await self._ask(room):
                 begin(job)
         if self._astray:
             await self.give_back(held)
@@ -95,10 +95,10 @@ class HttpLink:
     async def close(self) -> None:
         await self._gateway.close()
 
-    async def _ask(self, room: int, is_busy: bool) -> list[TakenJob]:
+    async def _ask(self, room: int) -> list[TakenJob]:
         """Waits for jobs. When there is no answer, jobs may have been in it."""
         wait = POLL_SECONDS * 1000
-        path = path_of("job-take-batch", self.worker, batch_size=room, wait=wait, job_in_progress=int(is_busy))
+        path = path_of("job-take-batch", self.worker, batch_size=room, wait=wait)
         self._astray = True
         self._poll = poll = self._gateway.begin(Request("GET", path, accept=JOBS, wait=POLL_SECONDS, repeats=False))
         try:
