@@ -10,16 +10,23 @@ from types import FrameType
 from typing import Any
 
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from .access.access import Access, configured_keys
+from .access.addresses import Addresses
+from .access.audit import Audit
 from .access.credentials import Credentials
-from .access.keys import ApiKeys, WorkerKeys
+from .access.limits import Limits, limits_of
 from .access.local import check_local, is_loopback
+from .access.news import News
+from .access.revocation import Revocation
+from .access.stored_keys import StoredKeys
 from .access.workers import WorkerAccess
+from .dialects.keys import Keys
 from .dialects.manage import Manage
 from .dialects.openai import OpenAI
-from .dialects.openai_errors import error_reply
+from .dialects.openai_errors import error_reply as openai_error
 from .dialects.runpod import RunPod
 from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
@@ -29,7 +36,7 @@ from .engine.polls import Polls
 from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
-from .http import Call, Check, Endpoint, Operation
+from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
 from .settings import Settings
 from .store import open_store
 
@@ -45,9 +52,12 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._api_keys = ApiKeys(settings.api_keys, settings.insecure)
+        self._keys = configured_keys(settings)
+        self._is_open = settings.insecure and not self._keys
         self._local = settings.insecure and is_loopback(settings.host)
-        self._worker_keys = WorkerKeys(settings.worker_keys, settings.insecure)
+        self._addresses = Addresses(settings.trusted_proxies)
+        self._audit = Audit(settings.audit_log, self._addresses)
+        self._limits = {} if self._is_open else limits_of(settings.rate_limits)
         self._drain: Callable[[], object] = _nothing
         self._operations: dict[tuple[str, int], Endpoint] = {}
         self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
@@ -70,6 +80,10 @@ class App:
         """Has all requests that wait answer with what they have; for the moment before the server stops. Any thread."""
         self._drain()
 
+    def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Its lifespan, for whoever calls it without a server."""
+        return self._lifespan(None)
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
         store = await open_store(self._settings.redis_url)
@@ -80,48 +94,62 @@ class App:
         for id in self._settings.endpoints:
             await ensure_endpoint(endpoints, id)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
-        access = WorkerAccess(endpoints, self._worker_keys)
-        self._serve(RunPod(engine, self._settings).operations(), self._check)
-        # A worker's key is of one endpoint, so the operations themselves check it.
-        calls = WorkerCalls(polls, Reports(engine.batcher, engine.background), access, self._settings)
-        workers = Workers(engine, credentials, access, self._api_keys, self._settings)
-        self._serve(calls.operations() | workers.operations(), self._check_local)
-        self._router.routes.extend(self._routes(engine, endpoints, credentials))
+        limits = Limits(self._limits, engine.batcher, engine.wakeups.process)
+        access = Access(self._settings, engine.batcher, limits, self._addresses, self._audit)
+        news = News(store, engine.batcher, access.blocked.add, access.revoked)
+        workers = WorkerAccess(endpoints, access)
+        stored = StoredKeys(engine.batcher)
+        revocation = Revocation(stored, endpoints, engine, credentials)
+        for served in (
+            RunPod(engine, self._settings).operations(),
+            WorkerCalls(polls, Reports(engine.batcher, engine.background), workers, self._settings).operations(),
+            Workers(engine, credentials, workers, self._settings).operations(),
+        ):
+            self._serve(served, access)
+        for path, each in OpenAI(engine, self._settings).operations().items():
+            self._router.routes.append(Route(f"/v2/{{endpoint}}{path}", self._endpoint(each, access, openai_error)))
+        self._manage(Manage(endpoints, stored, credentials, self._settings).operations(), access)
+        self._manage(Keys(stored, revocation, self._settings).operations(), access)
+        limits.start()
+        await news.start()
         upkeep.start()
         loop = asyncio.get_running_loop()
         self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
         with _on_termination(self.drain):
             yield
         self._drain = _nothing
+        await news.stop()
+        await limits.stop()
         await upkeep.stop()
         await engine.close()
         await store.close()
 
-    def _serve(self, operations: dict[str, tuple[Operation, tuple[str, ...]]], check: Check) -> None:
-        for path, (operation, methods) in operations.items():
+    def _serve(self, operations: dict[str, Served], access: Access) -> None:
+        for path, served in operations.items():
             _, name, *rest = path.split("/")
-            self._operations[name, 4 + len(rest)] = Endpoint(operation, methods, check)
+            self._operations[name, 4 + len(rest)] = self._endpoint(served, access)
 
-    def _routes(self, engine: Engine, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
-        manage: dict[str, dict[str, Operation]] = {}
-        for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
-            manage.setdefault(path, {})[method] = operation
-        routes: list[BaseRoute] = [
-            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check, error_reply))
-            for path, (operation, methods) in OpenAI(engine, self._settings).operations().items()
-        ]
-        return routes + [
-            Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
-            for path, operations in manage.items()
-        ]
+    def _manage(self, operations: dict[tuple[str, str], Managed], access: Access) -> None:
+        by_path: dict[str, dict[str, Managed]] = {}
+        for (path, method), managed in operations.items():
+            by_path.setdefault(path, {})[method] = managed
+        for path, methods in by_path.items():
 
-    def _check_local(self, call: Call) -> None:
-        if self._local:
-            check_local(call.header(b"host"), call.header(b"origin"))
+            async def operation(call: Call, methods: dict[str, Managed] = methods) -> Answer:
+                managed = methods[call.method]
+                await access.admit(call, managed.scope)
+                return await self._audit.of(managed.event, managed.operation)(call)
 
-    def _check(self, call: Call) -> None:
-        self._check_local(call)
-        self._api_keys.check(call.header(b"authorization"))
+            self._router.routes.append(Route(path, self._endpoint(Served(operation, tuple(methods), None), access)))
+
+    def _endpoint(self, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
+        async def check(call: Call) -> None:
+            if self._local:
+                check_local(call.header(b"host"), call.header(b"origin"))
+            if served.scope is not None:
+                await access.admit(call, served.scope, served.limit)
+
+        return Endpoint(self._audit.of(served.event, served.operation), served.methods, check, shape)
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
@@ -133,13 +161,6 @@ async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
 
 def _nothing() -> None:
     """Before the app serves, and after."""
-
-
-def _by_method(operations: dict[str, Operation]) -> Operation:
-    async def operation(call: Call) -> Any:
-        return await operations[call.method](call)
-
-    return operation
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

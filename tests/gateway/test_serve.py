@@ -196,7 +196,7 @@ async def test_worker_keys_from_the_settings(start: Start, target: Target) -> No
     gateway = start(worker_keys=f"{target.id}:rl-worker-key")
     async with client_of(gateway, "rl-worker-key") as http:
         assert (await http.post(f"{target.path}/workers")).status_code == 200
-        assert (await http.get(f"{target.path}/health")).status_code == 401
+        assert (await http.get(f"{target.path}/health")).status_code == 403
 
 
 async def test_workers_are_told_the_address_that_is_meant_for_them(start: Start, target: Target) -> None:

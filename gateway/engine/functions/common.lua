@@ -32,6 +32,7 @@
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
+--   :limit:<name>      string  how much of a limit is used: see limits.lua; expires
 -- The channels
 --   :gateway:<process> to one gateway process, about jobs that it watches, and to the workers whose polls it holds: JSON
 --                      header, newline, payload
@@ -59,8 +60,12 @@ local MOST_STOPS = 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
 
+-- The functions by their names, for those that call another.
+local FUNCTIONS = {}
+
 -- With 'allow-oom': what frees memory or ends work, which goes on when the store is out of memory.
 local function register(name, callback, ...)
+  FUNCTIONS[name] = callback
   redis.register_function{function_name = '@library@_' .. name, callback = callback, flags = {...}}
 end
 

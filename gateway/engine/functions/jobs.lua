@@ -1,34 +1,46 @@
 -- What clients and workers do to a job.
 
--- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- Jobs that wait in a queue; never fewer than there are, and exact when `limit` is reached.
+local function count_waiting(base, limit)
+  local most = redis.call('ZCARD', base .. ':delayed')
+  local exact = most
+  for _, queue in ipairs(QUEUES) do most = most + redis.call('XLEN', queue_key(base, queue)) end
+  if most < limit then return most end
+  for _, queue in ipairs(QUEUES) do exact = exact + unread(base, queue) end
+  return exact
+end
+
+local JOB_ARGUMENTS = 11
+
+-- submit: eleven arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body.
+-- body, limit of the request (see limits.lua) or ''.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
--- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
+-- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'FULL', most jobs that may
+-- wait} or what `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'max_queued')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
-  for i = 1, #args, 10 do
+  for i = 1, #args, JOB_ARGUMENTS do
     if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
   end
-  local numbers, replies, queued, queues, lifetimes = {}, {}, 0, {}, {}
-  for i = 1, #args, 10 do
+  local numbers, replies, queued, queues, lifetimes, limits = {}, {}, 0, {}, {}, {}
+  local most_queued = tonumber(settings.max_queued or 0)
+  local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / JOB_ARGUMENTS)
+  for i = 1, #args, JOB_ARGUMENTS do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
     if timeout == '0' then timeout = settings.timeout_ms end
-    local known
-    if idempotency ~= '' then
-      local key = base .. ':idempotency:' .. idempotency
-      known = redis.call('GET', key)
-      if not known then
-        redis.call('SET', key, id .. ' ' .. fingerprint, 'PX', math.max(IDEMPOTENCY_MS, ttl))
-      end
-    end
-    if known then
+    local refused = admit_one_of(base, limits, args[i + 10], at)
+    local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
+    if not refused and not known and waiting and waiting + queued >= most_queued then refused = {'FULL', most_queued} end
+    if refused then
+      replies[#replies + 1] = refused
+    elseif known then
       local first, print = string.match(known, '^(%S+) (%S*)$')
       local job = load(job_key(base, first), 'state', 'watchers')
       if print ~= fingerprint then
@@ -40,9 +52,13 @@ local function submit(keys, args)
         replies[#replies + 1] = {'SAME', first, job.state}
       end
     else
+      if idempotency ~= '' then
+        redis.call('SET', base .. ':idempotency:' .. idempotency, id .. ' ' .. fingerprint, 'PX',
+          math.max(IDEMPOTENCY_MS, ttl))
+      end
       -- As many numbers as could be needed: one too many is only a gap.
       if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or reserve(base, queue, #args / 10)
+      local number = numbers[queue] or reserve(base, queue, #args / JOB_ARGUMENTS)
       numbers[queue] = number + 1
       local entry, key = number .. '-0', job_key(base, id)
       local fields = {'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
@@ -60,6 +76,7 @@ local function submit(keys, args)
   for i = 1, #lifetimes, 1000 do
     redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
+  for _, limit in pairs(limits) do save_limit(base, limit, at) end
   hand_over(base, at, queued, #queues == 1 and queues)
   return replies
 end

@@ -47,5 +47,11 @@ local function leave(keys, args)
   return held
 end
 
+-- came_with: worker, id of the key that it registered with.
+local function came_with(keys, args)
+  return redis.call('HSET', keys[1] .. ':worker:' .. args[1], 'key', args[2])
+end
+
 register('renew', renew, 'allow-oom')
+register('came_with', came_with, 'allow-oom')
 register('leave', leave, 'allow-oom')
