@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
 from starlette.routing import Route, Router
@@ -80,29 +80,40 @@ class App:
         """Has all requests that wait answer with what they have; for the moment before the server stops. Any thread."""
         self._drain()
 
-    def serving(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Its lifespan, for whoever calls it without a server."""
-        return self._lifespan(None)
-
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        async with self.connected() as running:
+            for id in self._settings.endpoints:
+                await ensure_endpoint(running.endpoints, id)
+            await running.news.start()
+            running.limits.start()
+            running.upkeep.start()
+            loop = asyncio.get_running_loop()
+            self._drain = functools.partial(loop.call_soon_threadsafe, running.engine.wakeups.drain)
+            with _on_termination(self.drain):
+                yield
+            self._drain = _nothing
+            await running.news.stop()
+            await running.limits.stop()
+            await running.upkeep.stop()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> "AsyncIterator[_Running]":
+        """Connects to the store and answers requests, and does nothing by itself."""
         store = await open_store(self._settings.redis_url)
         engine = Engine(store)
         endpoints = Endpoints(store, engine.batcher)
         credentials = Credentials(store, self._settings.worker_redis_url)
-        upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
-        for id in self._settings.endpoints:
-            await ensure_endpoint(endpoints, id)
-        polls = Polls(engine.batcher, engine.wakeups, engine.background)
         limits = Limits(self._limits, engine.batcher, engine.wakeups.process)
         access = Access(self._settings, engine.batcher, limits, self._addresses, self._audit)
-        news = News(store, engine.batcher, access.blocked.add, access.revoked)
         workers = WorkerAccess(endpoints, access)
         stored = StoredKeys(engine.batcher)
         revocation = Revocation(stored, endpoints, engine, credentials)
+        polls = Polls(engine.batcher, engine.wakeups, engine.background)
+        reports = Reports(engine.batcher, engine.background)
         for served in (
             RunPod(engine, self._settings).operations(),
-            WorkerCalls(polls, Reports(engine.batcher, engine.background), workers, self._settings).operations(),
+            WorkerCalls(polls, reports, workers, self._settings).operations(),
             Workers(engine, credentials, workers, self._settings).operations(),
         ):
             self._serve(served, access)
@@ -110,19 +121,17 @@ class App:
             self._router.routes.append(Route(f"/v2/{{endpoint}}{path}", self._endpoint(each, access, openai_error)))
         self._manage(Manage(endpoints, stored, credentials, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
-        limits.start()
-        await news.start()
-        upkeep.start()
-        loop = asyncio.get_running_loop()
-        self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
-        with _on_termination(self.drain):
-            yield
-        self._drain = _nothing
-        await news.stop()
-        await limits.stop()
-        await upkeep.stop()
-        await engine.close()
-        await store.close()
+        try:
+            yield _Running(
+                engine,
+                endpoints,
+                limits,
+                News(store, engine.batcher, access.blocked.add, access.revoked),
+                Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke),
+            )
+        finally:
+            await engine.close()
+            await store.close()
 
     def _serve(self, operations: dict[str, Served], access: Access) -> None:
         for path, served in operations.items():
@@ -150,6 +159,16 @@ class App:
                 await access.admit(call, served.scope, served.limit)
 
         return Endpoint(self._audit.of(served.event, served.operation), served.methods, check, shape)
+
+
+class _Running(NamedTuple):
+    """What a gateway process has to do besides answering."""
+
+    engine: Engine
+    endpoints: Endpoints
+    limits: Limits
+    news: News
+    upkeep: Upkeep
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:

@@ -28,7 +28,7 @@ def call(redis_url: str, tenant: str, method: str, path: str, body: dict[str, An
 
 async def _call(app: App, key: str, method: str, path: str, body: dict[str, Any] | None) -> Any:
     async with (
-        app.serving(),
+        app.connected(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store") as client,
     ):
         response = await client.request(method, path, json=body, headers={"Authorization": f"Bearer {key}"})

@@ -33,7 +33,7 @@ def _says_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -233,7 +233,7 @@ def _at_the_store(command: Callable[..., None]) -> Callable[..., None]:
 
 @key.command("create")
 @click.option("--scopes", default="submit,read,cancel", show_default=True,
-              help="What it is good for, separated by commas: submit, read, cancel, manage, worker, admin.")  # fmt: skip
+              help="What it is good for: some of submit, read, cancel, manage, worker, admin.")  # fmt: skip
 @click.option("--name", default="", help="A name to be shown with it.")
 @click.option("--endpoint", "endpoints", multiple=True, help="Only for this endpoint; repeatable.")
 @click.option("--expires-in", type=_Duration(), help="Good for so long, such as 12h or 30d.  [default: for ever]")

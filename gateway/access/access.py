@@ -1,5 +1,6 @@
 """Lets a request in: whose key it brings, and whether that is good for what the request wants."""
 
+import asyncio
 import time
 
 import msgspec
@@ -21,6 +22,9 @@ SECONDS_TO_REPLACE = 0.9
 
 SECONDS_WITHOUT_STORE = 600.0
 """For so long keys stay as they were while the store is away."""
+
+SECONDS_TO_SPREAD = 0.05
+"""Who is blocked is told when the other gateway processes have heard of it too."""
 
 MOST_REMEMBERED = 50_000
 
@@ -137,6 +141,7 @@ class Access:
             return _decode(value)
         if value:
             self.blocked.add(address, value)
+            await asyncio.sleep(SECONDS_TO_SPREAD)
         if what == b"BLOCKED":
             self._audit.blocked(call)
             raise BlockedError
