@@ -37,7 +37,7 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClust
 SECONDS_TO_ANSWER = 10.0
 
 
-PARTS = ("common", "handing", "workers", "reading", "jobs", "polls", "upkeep", "endpoints")
+PARTS = ("common", "fair", "handing", "workers", "reading", "jobs", "polls", "upkeep", "endpoints")
 """The files of the function library, in the order in which they build on one another."""
 
 

@@ -37,7 +37,11 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms."""
+    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms.
+
+    `share` and `weight` count on fair endpoints: the shares that have jobs waiting get theirs begun in proportion to their
+    weights, from 1 to 1000. A weight holds for the jobs that come with it.
+    """
 
     id: str
     input: bytes
@@ -48,6 +52,8 @@ class Submission(msgspec.Struct, frozen=True):
     low_priority: bool = False
     idempotency_key: str = ""
     fingerprint: str = ""
+    share: str = ""
+    weight: int = 1
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -188,7 +194,7 @@ class Engine:
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint),
+             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight),
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":

@@ -196,7 +196,7 @@ class Machine(RuleBasedStateMachine):
             job = Job(f"j{next(self.ids)}", low, self.now + TTL_MS)
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
-            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
+            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", "", "", 1]
         assert self.call("submit", *arguments) == ["NEW"] * count
 
     def join(self, data: st.DataObject) -> None:
