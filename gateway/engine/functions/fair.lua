@@ -54,7 +54,10 @@ end
 -- How many jobs stand in the lines of a queue.
 function fair.length(base, queue) return redis.call('ZCARD', turns_key(base, queue)) end
 
--- A job comes into its share's line. `number`: from the queue's `reserve`.
+-- As `reserve`, for the places in the lines of a queue.
+function fair.reserve(base, queue, count) return reserve(base, 'line:' .. queue, count) end
+
+-- A job comes into its share's line. `number`: from `fair.reserve`.
 function fair.join(base, queue, id, number, share, weight)
   local turns, shares = turns_key(base, queue), shares_key(base, queue)
   local first = redis.call('ZRANGE', turns, 0, 0, 'WITHSCORES')[2]

@@ -48,7 +48,7 @@ local function submit(keys, args)
     else
       -- As many numbers as could be needed: one too many is only a gap.
       if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or reserve(base, queue, #args / ARGUMENTS)
+      local number = numbers[queue] or (lines == 'last' and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
       numbers[queue] = number + 1
       local key = job_key(base, id)
       local fields = {'state', 'IN_QUEUE', 'input', input, 'created', at, 'timeout', timeout, 'ttl', ttl, 'retention',
@@ -168,7 +168,7 @@ local function retry(keys, args)
   keep_until(base, id, at + job.ttl)
   local queue, lines = back_of(job.queue), fair.open(base)
   if lines == 'last' then
-    fair.join(base, queue, id, reserve(base, queue, 1), job.share or '', job.weight or 1)
+    fair.join(base, queue, id, fair.reserve(base, queue, 1), job.share or '', job.weight or 1)
   else
     enqueue(base, id, queue)
   end
