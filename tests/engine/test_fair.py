@@ -368,11 +368,11 @@ class TestSwitch:
     async def test_off_is_over_when_the_lines_are_empty(self, driver: Driver) -> None:
         await queue(driver, "a", 2)
         await switch(driver, False)
-        assert await driver.key("HGET", "settings", "lined") == "1"
+        assert await driver.key("HGET", "settings", "lines") == "first"
 
         assert len(await begin(driver, 3)) == 2
 
-        assert await driver.key("HGET", "settings", "lined") is None
+        assert await driver.key("HGET", "settings", "lines") is None
 
     async def test_back_and_forth_loses_none_and_doubles_none(self, driver: Driver) -> None:
         ids: list[str] = []
@@ -435,38 +435,6 @@ class TestPosition:
         await driver.call("lose", lost.id, 1, "gone")
 
         assert [await position(driver, id) for id in (lost.id, "a-0", "a-2", "b-0")] == [0, 1, 3, 4]
-
-    async def test_does_not_grow_dearer_with_jobs_and_shares(self, driver: Driver) -> None:
-        for number in range(30):
-            await queue(driver, f"s{number}", 40)
-        few, many = Driver(driver.store, f"{driver.endpoint}-few"), driver
-        await few.configure(fair=1)
-        await queue(few, "s0", 1)
-
-        assert await calls(many, "status", "s0-0", "") == await calls(few, "status", "s0-0", "")
-        assert await calls(many, "health") == await calls(few, "health")
-        assert await calls(many, "submit", *many.submission("x", share="y")) == await calls(
-            few, "submit", *few.submission("x", share="y")
-        )
-        assert await calls(many, "take", "w", 1) <= await calls(few, "take", "w", 1) + 1
-        await few.call("remove", 100)
-
-
-async def calls(driver: Driver, function: str, *arguments: Any) -> int:
-    """How many commands a function calls."""
-    node: Any = driver.store.node_of(driver.base)
-
-    async def so_far() -> int:
-        return sum(stat["calls"] for stat in (await node.info("commandstats")).values())
-
-    async def cost_of_looking() -> int:
-        before = await so_far()
-        return await so_far() - before
-
-    looking = await cost_of_looking()
-    before = await so_far()
-    await driver.call(function, *arguments)
-    return await so_far() - before - looking
 
 
 class TestNothingIsLeftBehind:
@@ -551,7 +519,7 @@ class TestEngine:
         await endpoints.delete(other.endpoint)
         assert await other.keys() == set()
 
-    async def test_a_full_store_ends_what_waits(self, server: Any, own_store: Store) -> None:
+    async def test_a_full_store_ends_what_waits(self, own_store: Store) -> None:
         engine = Engine(own_store)
         endpoint = "full"
         await Endpoints(own_store, engine.batcher).create(endpoint, Config(fair=True, attempts=2))
@@ -573,6 +541,43 @@ class TestEngine:
         assert await kept(driver) == set()
         assert (await engine.health(endpoint)).in_queue == 0
         assert await ends(engine.close())
+
+
+async def made_on(store: Store, name: str, **settings: int) -> Driver:
+    driver = Driver(store, name)
+    await driver.load()
+    await driver.configure(**settings)
+    return driver
+
+
+async def calls(driver: Driver, function: str, *arguments: Any) -> int:
+    """How many commands a function calls, with the one that calls it. Nobody else uses the store."""
+    node: Any = driver.store.node_of(driver.base)
+
+    async def so_far() -> int:
+        return sum(stat["calls"] for stat in (await node.info("commandstats")).values())
+
+    before = await so_far()
+    await driver.call(function, *arguments)
+    return await so_far() - before - 1
+
+
+class TestCost:
+    async def test_does_not_grow_with_jobs_and_shares(self, own_store: Store) -> None:
+        few, many = [await made_on(own_store, name, fair=1) for name in ("few", "many")]
+        await queue(few, "s0", 2)
+        for number in range(50):
+            await queue(many, f"s{number}", 40)
+
+        for function, *arguments in (
+            ("health",),
+            ("status", "s0-0", ""),
+            ("cancel", "s0-1"),
+            ("submit", *few.submission("more", share="s0")),
+            ("take", "w", 1),
+        ):
+            of_few, of_many = [await calls(driver, function, *arguments) for driver in (few, many)]
+            assert of_many == of_few, function
 
 
 async def test_what_was_taken_in_turn_is_leased_as_ever(driver: Driver) -> None:

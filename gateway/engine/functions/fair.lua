@@ -30,25 +30,25 @@ function fair.is_weight(text)
   return weight and weight >= 1 and weight <= MOST_WEIGHT
 end
 
--- When the lines of an endpoint are served: 'last' when it is fair, after what came into the streams before it was;
--- 'first' when it is fair no more and jobs still stand there; else false. `settings`: 'fair' and 'lined' of its settings,
--- if they are at hand.
-function fair.lines(base, settings)
+-- An endpoint is made fair, or is so no more.
+function fair.set(base, is_fair)
   local key = base .. ':settings'
-  local known = settings or load(key, 'fair', 'lined')
-  if known.fair == '1' then return 'last' end
-  if not known.lined then return false end
-  if redis.call('EXISTS', turns_key(base, 'normal'), turns_key(base, 'low')) > 0 then return 'first' end
-  redis.call('HDEL', key, 'lined')
-  return false
+  if is_fair then
+    redis.call('HSET', key, 'lines', 'last')
+  elseif redis.call('HGET', key, 'lines') then
+    redis.call('HSET', key, 'lines', 'first')
+  end
 end
 
--- The same for what is about to queue a job: from now on jobs may stand in the lines, if it is fair.
-function fair.open(base, settings)
-  settings = settings or load(base .. ':settings', 'fair', 'lined')
-  local lines = fair.lines(base, settings)
-  if lines == 'last' and not settings.lined then redis.call('HSET', base .. ':settings', 'lined', 1) end
-  return lines
+-- When the lines of an endpoint are served: 'last' when it is fair, after what came into the streams before it was;
+-- 'first' when it is fair no more and jobs still stand there; else false.
+function fair.lines(base)
+  local key = base .. ':settings'
+  local lines = redis.call('HGET', key, 'lines')
+  if lines ~= 'first' then return lines end
+  if redis.call('EXISTS', turns_key(base, 'normal'), turns_key(base, 'low')) > 0 then return lines end
+  redis.call('HDEL', key, 'lines')
+  return false
 end
 
 -- How many jobs stand in the lines of a queue.

@@ -9,17 +9,17 @@ local ARGUMENTS = 12  -- of `submit`, for each job
 -- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'fair', 'lined')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
+  local is_fair = settings.lines == 'last'
   for i = 1, #args, ARGUMENTS do
     if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
-    if not fair.is_weight(args[i + 11]) then
+    if is_fair and not fair.is_weight(args[i + 11]) then
       return redis.error_reply('ERR the weight of job ' .. args[i] .. ' is not one')
     end
   end
-  local lines = fair.open(base, settings)
   local numbers, replies, queued, queues, lifetimes = {}, {}, 0, {}, {}
   for i = 1, #args, ARGUMENTS do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
@@ -48,14 +48,14 @@ local function submit(keys, args)
     else
       -- As many numbers as could be needed: one too many is only a gap.
       if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or (lines == 'last' and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
+      local number = numbers[queue] or (is_fair and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
       numbers[queue] = number + 1
       local key = job_key(base, id)
       local fields = {'state', 'IN_QUEUE', 'input', input, 'created', at, 'timeout', timeout, 'ttl', ttl, 'retention',
         retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
-      if lines == 'last' then
+      if is_fair then
         fair.join(base, queue, id, number, args[i + 10], args[i + 11])
       else
         redis.call('XADD', queue_key(base, queue), number .. '-0', 'job', id)
@@ -72,7 +72,7 @@ local function submit(keys, args)
   for i = 1, #lifetimes, 1000 do
     redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
-  hand_over(base, at, queued, #queues == 1 and queues, lines)
+  hand_over(base, at, queued, #queues == 1 and queues, settings.lines)
   return replies
 end
 
@@ -166,7 +166,7 @@ local function retry(keys, args)
   redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker')
   redis.call('UNLINK', chunks_key(base, id))
   keep_until(base, id, at + job.ttl)
-  local queue, lines = back_of(job.queue), fair.open(base)
+  local queue, lines = back_of(job.queue), fair.lines(base)
   if lines == 'last' then
     fair.join(base, queue, id, fair.reserve(base, queue, 1), job.share or '', job.weight or 1)
   else
