@@ -25,8 +25,8 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     """What a client may set, in the names of RunPod's REST API v1. Fields that need a fleet are kept and shown.
 
     Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
-    `retryDelaySeconds` (before a job whose worker was lost is tried again) and `fair` (jobs of many keys begin in turn, by
-    the keys' weights).
+    `retryDelaySeconds` (before a job whose worker was lost is tried again) and `fair` (jobs of several keys begin in
+    turn, by the keys' weights).
     """
 
     name: str = ""

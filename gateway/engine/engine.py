@@ -39,8 +39,8 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 class Submission(msgspec.Struct, frozen=True):
     """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms.
 
-    `share` and `weight` count on fair endpoints: the shares that have jobs waiting get theirs begun in proportion to their
-    weights, from 1 to 1000. A weight holds for the jobs that come with it.
+    `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
+    them begun in proportion to their weights. A weight holds for the jobs that come with it.
     """
 
     id: str

@@ -21,7 +21,7 @@
 --   * Time is the store's, in ms.
 --
 -- The keys behind the base
---   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint
+--   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint. `lines`: as `fair.lines`
 --   :queue:<queue>     stream  entries {job = id}, ids <number>-0, group "workers", consumer = worker id
 --   :line:<q>:<share>  zset    fair endpoints: jobs of one share that wait, in their order; <q> is a queue without ":again"
 --   :turns:<q>         zset    turns of the shares, "<number> <share>", as many as jobs wait, by their tags: the order

@@ -1,11 +1,14 @@
 -- The fair order of jobs that wait, over the shares of those who queued them.
 --
--- Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), a job being the unit of work, with one difference: the tags
--- belong to turns, not to jobs. A share has as many turns as jobs that wait, each 1/weight behind the one before, and its
--- first turn begins its first job. A job that is cancelled, or whose time is over, takes the share's *last* turn along:
+-- Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), a job being the unit of work, with one difference: the
+-- tags belong to turns, not to jobs. A share has as many turns as jobs that wait, each 1/weight behind the one before, and
+-- its first turn begins its first job. A job that is cancelled, or whose time is over, takes the share's *last* turn along:
 -- with tags on jobs its turn would be gone as if it had been served, and whoever cancels 10,000 jobs would wait for as
--- many of the others. The virtual time is the tag of the first turn, so nothing is kept of it: a share that comes
--- (back) gets its turn at the virtual time and not before, and where its last one entitles it to the next.
+-- many of the others. The virtual time is the tag of the first turn, so nothing is kept of it. A share that comes, or
+-- comes back, has its turn then, but not before the one that it had last entitles it to the next.
+--
+-- The alternatives: a line for each share and only the shares in order costs less, but then a job's position is a sum over
+-- all shares. Tags that say when a turn ends, not when it begins, let a light share wait for a heavy one's 1000 jobs.
 --
 -- Of equal tags the lesser name comes first, and names begin with the number of the turn: a share that comes is before
 -- those that wait. A tag is a double: one of 10^12, after so many jobs without a pause, is exact to a thousandth.
