@@ -1,22 +1,13 @@
 """Fair endpoints: in which order the jobs of several shares begin, and what is kept of them meanwhile."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from itertools import groupby
 from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.engine.endpoints import Config, Endpoints
-from gateway.engine.engine import Engine, Submission
-from gateway.errors import Unavailable
-from gateway.store import Store, open_store
-
-from ..stores import Server, valkey
-from .driver import DAY_MS, GROUP, RETENTION_MS, Driver, Taken, ends
+from .driver import DAY_MS, GROUP, Driver, Taken
 from .fair_order import FairOrder
 from .test_functions_endpoint import STREAMS
 
@@ -100,20 +91,14 @@ class TestOrder:
             assert abs(begun["heavy"] / heavy - begun["light"] / light) <= 1 / min(heavy, light) + 1e-9
 
     async def test_a_share_is_served_in_its_own_order(self, driver: Driver) -> None:
-        for _ in range(3):
-            jobs = [
-                part
-                for share in ("b", "a", "c")
-                for part in driver.submission(f"{share}{await driver.key('INCR', 'clock')}", share=share)
-            ]
-            await driver.call("submit", *jobs)
+        ids = [f"{share}{number}" for number in range(9, 0, -1) for share in "bac"]
+        for id in ids:
+            await driver.submit(id, share=id[0])
 
-        begun = [job.id for job in await begin(driver, 9)]
+        begun = [job.id for job in await begin(driver, len(ids))]
 
-        assert len(begun) == 9
-        for _, ids in groupby(sorted(begun, key=lambda id: (id[0], begun.index(id))), key=lambda id: id[0]):
-            numbers = [int(id[1:]) for id in ids]
-            assert numbers == sorted(numbers)
+        for share in "abc":
+            assert [id for id in begun if id[0] == share] == [id for id in ids if id[0] == share]
 
     async def test_an_idle_share_gets_no_credit(self, driver: Driver) -> None:
         await queue(driver, "other", 1)
@@ -482,102 +467,6 @@ class TestNothingIsLeftBehind:
                 break
 
         assert await driver.keys() == set()
-
-
-@pytest.fixture
-async def own_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store]:
-    """A store that is the test's alone, to be filled."""
-    server = Server(tmp_path_factory.mktemp("own"), valkey())
-    server.start()
-    store = await open_store(server.url)
-    yield store
-    await store.close()
-    server.stop()
-
-
-class TestEngine:
-    @staticmethod
-    def job(id: str, share: str, weight: int = 1) -> Submission:
-        return Submission(id, b"1", 0, DAY_MS, RETENTION_MS, share=share, weight=weight)
-
-    async def test_a_configured_endpoint_is_fair(self, engine: Engine, driver: Driver) -> None:
-        endpoints = Endpoints(engine.store, engine.batcher)
-        other = Driver(engine.store, f"{driver.endpoint}-made")
-        await endpoints.create(other.endpoint, Config(fair=True))
-        jobs = [self.job(f"{share}-{i}", share, weight) for share, weight in (("a", 1), ("b", 3)) for i in range(8)]
-
-        await asyncio.gather(*(engine.submit(other.endpoint, job) for job in jobs))
-
-        assert Counter(await shares_of(other, 8)) == {"a": 2, "b": 6}
-        queued = (await engine.status(other.endpoint, "a-7")).queued
-        assert queued is not None
-        assert queued.position == 8
-        assert (await engine.health(other.endpoint)).in_queue == 8
-        await endpoints.update(other.endpoint, {"fair": False})
-        await engine.submit(other.endpoint, self.job("last", "a"))
-        assert [job.id for job in await begin(other, 9)][-1] == "last"
-        await endpoints.delete(other.endpoint)
-        assert await other.keys() == set()
-
-    async def test_a_full_store_ends_what_waits(self, own_store: Store) -> None:
-        engine = Engine(own_store)
-        endpoint = "full"
-        await Endpoints(own_store, engine.batcher).create(endpoint, Config(fair=True, attempts=2))
-        driver = Driver(own_store, endpoint)
-        await driver.load()
-        for share in ("a", "b"):
-            for number in range(3):
-                await engine.submit(endpoint, self.job(f"{share}-{number}", share))
-        (running,) = await driver.take()
-        await own_store.commands.config_set("maxmemory", 1)
-
-        with pytest.raises(Unavailable):
-            await engine.submit(endpoint, self.job("late", "a"))
-        assert (await engine.cancel(endpoint, "a-2")).final
-        assert await driver.finish(running) == "OK"
-        assert await engine.purge(endpoint) == 4
-
-        await own_store.commands.config_set("maxmemory", 0)
-        assert await kept(driver) == set()
-        assert (await engine.health(endpoint)).in_queue == 0
-        assert await ends(engine.close())
-
-
-async def made_on(store: Store, name: str, **settings: int) -> Driver:
-    driver = Driver(store, name)
-    await driver.load()
-    await driver.configure(**settings)
-    return driver
-
-
-async def calls(driver: Driver, function: str, *arguments: Any) -> int:
-    """How many commands a function calls, with the one that calls it. Nobody else uses the store."""
-    node: Any = driver.store.node_of(driver.base)
-
-    async def so_far() -> int:
-        return sum(stat["calls"] for stat in (await node.info("commandstats")).values())
-
-    before = await so_far()
-    await driver.call(function, *arguments)
-    return await so_far() - before - 1
-
-
-class TestCost:
-    async def test_does_not_grow_with_jobs_and_shares(self, own_store: Store) -> None:
-        few, many = [await made_on(own_store, name, fair=1) for name in ("few", "many")]
-        await queue(few, "s0", 2)
-        for number in range(50):
-            await queue(many, f"s{number}", 40)
-
-        for function, *arguments in (
-            ("health",),
-            ("status", "s0-0", ""),
-            ("cancel", "s0-1"),
-            ("submit", *few.submission("more", share="s0")),
-            ("take", "w", 1),
-        ):
-            of_few, of_many = [await calls(driver, function, *arguments) for driver in (few, many)]
-            assert of_many == of_few, function
 
 
 async def test_what_was_taken_in_turn_is_leased_as_ever(driver: Driver) -> None:
