@@ -176,6 +176,11 @@ class TestSubmit:
         await driver.call("lose", job.id, job.attempt, "gone")
         assert await driver.call("submit", *driver.submission("a")) == [["FULL", 1]]
 
+    async def test_jobs_in_lines_count(self, driver: Driver) -> None:
+        await driver.call("configure", 1, "fair", 1, "max_queued", 2)
+        jobs = [part for id in ("a", "b", "c") for part in driver.submission(id, share=id)]
+        assert await driver.call("submit", *jobs) == ["NEW", "NEW", ["FULL", 2]]
+
     async def test_a_repeat_is_no_new_job(self, driver: Driver) -> None:
         await driver.key("HSET", "settings", "max_queued", 1)
         await driver.submit("a", key="k", fingerprint="f")
