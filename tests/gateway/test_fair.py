@@ -1,17 +1,12 @@
-"""A fair endpoint as it is deployed: one gateway, one worker that runs one job at a time, two submitters."""
+"""A fair endpoint as it is deployed: one gateway, one worker that runs one job at a time, two keys."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.engine.engine import Engine, Submission
-from gateway.store import open_store
-
-from ..stores import Server
-from .clients import MINUTE_MS, Target
+from .clients import API_KEY, Target, bearer
 from .conftest import Make
 from .processes import Gateway, Process
 from .waiting import eventually
@@ -51,25 +46,15 @@ def start_worker(gateway: Gateway, tmp_path: Path) -> Iterator[Callable[[Target]
         process.stop()
 
 
-@asynccontextmanager
-async def submitter(store_url: str) -> AsyncIterator[Engine]:
-    store = await open_store(store_url)
-    engine = Engine(store)
-    try:
-        yield engine
-    finally:
-        await engine.close()
-        await store.close()
-
-
-async def submit(engine: Engine, target: Target, share: str, count: int) -> None:
+async def submit(target: Target, key: str, name: str, count: int) -> str:
+    """Queues jobs with a key; returns the id of the last."""
     for number in range(count):
-        id = f"{share}-{number}"
-        await engine.submit(target.id, Submission(id, f'"{id}"'.encode(), MINUTE_MS, MINUTE_MS, MINUTE_MS, share=share))
+        response = await target.post("/run", {"input": f"{name}-{number}"}, headers=bearer(key))
+    return str(response.json()["id"])
 
 
-async def test_the_jobs_of_one_submitter_do_not_wait_for_the_flood_of_another(
-    make_target: Make, backing: Server, start_worker: Callable[[Target], None], tmp_path: Path
+async def test_the_jobs_of_one_key_do_not_wait_for_the_flood_of_another(
+    make_target: Make, start_worker: Callable[[Target], None], tmp_path: Path
 ) -> None:
     target = await make_target(fair=True)
     first = await target.run("first")
@@ -79,10 +64,9 @@ async def test_the_jobs_of_one_submitter_do_not_wait_for_the_flood_of_another(
         return (await target.status(first))["status"] == "IN_PROGRESS"
 
     await eventually(running)
-    async with submitter(backing.url) as one, submitter(backing.url) as other:
-        await submit(one, target, "flood", 200)
-        await asyncio.gather(submit(one, target, "more", 200), submit(other, target, "ten", 10))
-        position = (await target.status("ten-9"))["position"]
+    await submit(target, API_KEY, "flood", 200)
+    _, last = await asyncio.gather(submit(target, API_KEY, "more", 200), submit(target, "rl-other-key", "ten", 10))
+    position = (await target.status(last))["position"]
     (tmp_path / "go").touch()
 
     async def all_completed() -> bool:
