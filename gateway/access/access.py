@@ -8,7 +8,7 @@ import msgspec
 from ..engine import keys as names
 from ..engine.batching import Batcher
 from ..errors import Blocked as BlockedError
-from ..errors import Forbidden, StartupError, Unauthorized, Unavailable
+from ..errors import Forbidden, Unauthorized, Unavailable
 from ..http import Call
 from ..settings import Settings
 from .addresses import Addresses, Blocked, counted_as
@@ -171,7 +171,7 @@ def configured_keys(settings: Settings) -> ConfiguredKeys:
     """The keys of the settings.
 
     Raises:
-        StartupError: one cannot be a key, or there is none and nobody said that this is meant.
+        StartupError: one cannot be a key.
     """
     found = ConfiguredKeys()
     for setting, entries, scopes in (
@@ -183,10 +183,6 @@ def configured_keys(settings: Settings) -> ConfiguredKeys:
         ("RUNE_API_TOKENS", [entry for entry in settings.rune_api_tokens if ":" in entry], TENANT_SCOPES),
     ):
         found.add(setting, entries, scopes)
-    if not found and not settings.insecure:
-        raise StartupError(
-            "no API keys: set RUNLANE_API_KEYS (or api_keys in the settings file), or --insecure to serve without"
-        )
     found.add_workers("worker_keys", settings.worker_keys)
     return found
 

@@ -35,6 +35,10 @@ class StoredKeys:
             raise Conflict(f"tenant {tenant} has as many keys as there may be; revoke one first")
         return key, secret
 
+    async def are_there_any(self) -> bool:
+        """Whether a key was ever made."""
+        return bool(await self._call("key_made"))
+
     async def list(self, tenant: str) -> list[Key]:
         """A tenant's keys, the oldest first."""
         found = [_decode(key) for key in await self._call("key_list", tenant)]

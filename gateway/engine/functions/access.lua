@@ -4,6 +4,7 @@
 --   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key. For a while
 --                                'revoked', when it was: whoever has it does not guess
 --   :keys:<tenant>       hash    the digests of a tenant's keys by their ids
+--   :made                string  how many keys were ever made
 --   :failures:<address>  list    the times of the last failed logins from an address; expires
 --   :failing             zset    addresses with failed logins, by the last of them; expires
 --   :blocked             zset    addresses that are blocked, by the time at which they are not; expires
@@ -28,8 +29,12 @@ local function key_add(keys, args)
   redis.call('SET', base .. ':key:' .. digest, args[4])
   if expires ~= '0' then redis.call('PEXPIREAT', base .. ':key:' .. digest, expires) end
   redis.call('HSET', index, id, digest)
+  redis.call('INCR', base .. ':made')
   return redis.status_reply('OK')
 end
+
+-- key_made. Returns how many keys were ever made.
+local function key_made(keys) return tonumber(redis.call('GET', keys[1] .. ':made') or 0) end
 
 -- key_list: tenant. Returns its keys, as JSON, and forgets those that have expired.
 local function key_list(keys, args)
@@ -131,6 +136,7 @@ local function blocked(keys, args)
 end
 
 register('key_add', key_add)
+register('key_made', key_made, 'no-writes', 'allow-oom')
 register('key_list', key_list, 'allow-oom')
 register('key_get', key_get, 'no-writes', 'allow-oom')
 register('key_expire', key_expire, 'allow-oom')

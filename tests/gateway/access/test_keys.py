@@ -74,12 +74,6 @@ def test_a_worker_key_of_the_settings() -> None:
     assert (third.tenant, third.terms.endpoints) == ("acme", ("g",))
 
 
-def test_no_keys_at_all_need_to_be_wanted() -> None:
-    with pytest.raises(StartupError, match="RUNLANE_API_KEYS"):
-        configured_keys(Settings())
-    assert not configured_keys(Settings(insecure=True))
-
-
 @pytest.mark.parametrize("key", ["", " ", "name:", "name: ", "a b:k", "-a:k", "é:k"])
 def test_a_key_that_cannot_be_one_is_a_mistake_and_opens_nothing(key: str) -> None:
     with pytest.raises(StartupError, match="api_keys"):
