@@ -89,7 +89,12 @@ class Workers:
         if registration.link == "http":
             await self._credentials.revoke(endpoint.name, worker)  # of a time when it reached the store
         await self._engine.introduce(
-            endpoint.name, worker, endpoint.lease_ms, msgspec.json.encode(registration.description), call.key.id
+            endpoint.name,
+            worker,
+            endpoint.lease_ms,
+            msgspec.json.encode(registration.description),
+            call.key.id,
+            call.key.expires,
         )
         return Reply(
             orjson.dumps(

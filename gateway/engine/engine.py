@@ -353,11 +353,13 @@ class Engine:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         return [_worker(row) for row in reply]
 
-    async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes, key: str) -> None:
+    async def introduce(
+        self, endpoint: str, worker: str, gone: int, description: bytes, key: str, expires: int | None
+    ) -> None:
         """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON;
-        `key`: the id of the key that it came with."""
+        `key`: the id of the key that it came with; `expires`: when that ends, in ms since the epoch."""
         await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
-        await self._call(endpoint, "came_with", worker, key)
+        await self._call(endpoint, "came_with", worker, key, expires or 0)
 
     async def leave(self, endpoint: str, worker: str) -> int:
         """Forgets a worker and puts back what it holds. Returns the number of its jobs."""

@@ -135,3 +135,18 @@ class TestFailures:
         await login(driver, address="new")
         assert await driver.key("ZCARD", "failing") == 100_000
         assert await driver.key("EXISTS", "failures:x1") == 0
+
+
+async def test_workers_go_when_their_key_ends(driver: Driver) -> None:
+    at = int((await driver.raw("TIME"))[0]) * 1000
+    for worker, expires in (("ends", at + 60_000), ("stays", 0), ("renewed", at + 60_000)):
+        await driver.call("renew", worker, DAY_MS, 1, "ready", "")
+        await driver.call("came_with", worker, "k1", expires)
+    await driver.call("came_with", "renewed", "k2", at + DAY_MS)
+    job = await driver.begin("ends")
+    assert (await driver.upkeep())["workers"] == []
+    await driver.pass_time(61_000)
+    assert (await driver.upkeep())["workers"] == ["ends"]
+    assert {worker[0] for worker in await driver.call("workers", 0, 10)} == {"stays", "renewed"}
+    assert await driver.state(job.id) == "IN_QUEUE"
+    assert await driver.key("ZRANGE", "expiring", 0, -1) == ["renewed"]
