@@ -62,7 +62,7 @@ class Development:
             say(f"store    starting in {self._data}")
             store = EmbeddedStore(self._data)
             stack.callback(store.stop)
-            settings = Settings(redis_url=store.url, insecure=True, endpoints=(self._endpoint,))
+            settings = Settings(redis_url=store.url, insecure=True, endpoints=(self._endpoint,), audit_log="off")
             app = App(settings)
             server = Server(configuration(app, settings, SECONDS_TO_DRAIN))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")

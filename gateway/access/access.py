@@ -60,6 +60,7 @@ class Access:
         self._audit = audit
         self._known: dict[_Presented, _Known] = {}
         self._under_way: dict[str, set[Call]] = {}
+        self._revoked: dict[str, float] = {}
         self.blocked = Blocked()
 
     async def admit(self, call: Call, scope: Scope, operation: str = "") -> None:
@@ -93,6 +94,8 @@ class Access:
 
     def revoked(self, digest: str) -> None:
         """A key is good for nothing any more: what goes on with it ends, as if its clients had hung up."""
+        self._revoked = {known: at for known, at in self._revoked.items() if time.monotonic() - at < SECONDS_TO_REPLACE}
+        self._revoked[digest] = time.monotonic()
         for presented in [presented for presented, known in self._known.items() if known.key.digest == digest]:
             del self._known[presented]
         for call in list(self._under_way.get(digest, ())):
@@ -138,6 +141,8 @@ class Access:
             names.ACCESS, "login", presented, address, self._most_failures, self._window_ms, int(self._good_keys_pass)
         )
         if what == b"KEY":
+            if presented in self._revoked:  # the news was faster than this answer
+                raise Unauthorized
             return _decode(value)
         if value:
             self.blocked.add(address, value)
