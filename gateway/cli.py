@@ -63,6 +63,8 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
 @click.option("--processes", type=int, help="Gateway processes.  [default: 1]")
 @click.option("--endpoint", "endpoints", multiple=True, help="Create this endpoint unless it exists; repeatable.")
 @click.option("--insecure", is_flag=True, default=None, help="Serve without keys.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate and its chain; serves https.")
+@click.option("--tls-key", metavar="FILE", help="The certificate's key.")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
 @_says_errors
 def serve(config: Path | None, **given: Any) -> None:
@@ -253,4 +255,5 @@ def _call(
 
 def _log(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpcore"):  # they tell of requests, with headers
+        logging.getLogger(name).setLevel(logging.WARNING)
