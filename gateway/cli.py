@@ -1,7 +1,6 @@
 """The command line."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import httpx
 
 import handler_sdk
 
+from . import logs
 from . import settings as settings_
 from .errors import StartupError
 
@@ -51,7 +51,7 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
     """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
     from .dev import Development
 
-    _log("info")
+    logs.configure("info")
     name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
     Development(handler, name, port, workers, data).run(reload)
 
@@ -72,7 +72,7 @@ def serve(config: Path | None, **given: Any) -> None:
     from .server import serve as serve_
 
     values = settings_.load(os.environ, config, **given)
-    _log(values.log_level)
+    logs.configure(values.log_level)
     serve_(values)
 
 
@@ -251,9 +251,3 @@ def _call(
         return response.json() if response.content else None
     except ValueError:
         raise StartupError(f"{url} does not answer as a gateway does; check --url or RUNLANE_URL") from None
-
-
-def _log(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("httpx", "httpcore"):  # they tell of requests, with headers
-        logging.getLogger(name).setLevel(logging.WARNING)

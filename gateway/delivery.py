@@ -1,7 +1,9 @@
 """Whether an answer was read: what the kernel knows of a connection."""
 
 import asyncio
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
@@ -68,6 +70,7 @@ class Delivering(HttpToolsProtocol):
     """uvicorn's protocol, with the `Connection` of what was not read; and an answer that is not large leaves in one
     piece."""
 
+    _has_ended = False
     _is_undelivered = False
     _on_undelivered: Callable[[], None] | None = None
     _answered_at = 0.0
@@ -77,9 +80,13 @@ class Delivering(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
 
     def eof_received(self) -> None:
-        """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read."""
+        """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read, and under
+        TLS nothing is sent any more."""
+        self._has_ended = True
         state, unacknowledged = self._tcp_info()
-        self._is_undelivered = state == TCP_CLOSE or unacknowledged > 0 or self._holds_data
+        self._is_undelivered = state == TCP_CLOSE or unacknowledged > 0 or self._holds_data or self._is_under_way
+        if state == TCP_ESTABLISHED and self.scheme == "https" and self._on_undelivered is not None:
+            self._look_for_reset()
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,12 +94,12 @@ class Delivering(HttpToolsProtocol):
         undelivered = self._is_undelivered or self._holds_data or isinstance(exc, BrokenPipeError)
         undelivered = undelivered or (isinstance(exc, ConnectionResetError) and self._reset_means_unread)
         super().connection_lost(exc)
-        if undelivered and self._on_undelivered is not None:
-            self._on_undelivered()
+        if undelivered:
+            self._say_undelivered()
 
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
         """Of `Connection`. The client may have closed its end before the event loop comes to notice."""
-        if self._tcp_info()[0] == TCP_ESTABLISHED:
+        if not self._has_ended and self._tcp_info()[0] == TCP_ESTABLISHED:
             self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
         else:
             on_undelivered()
@@ -110,10 +117,34 @@ class Delivering(HttpToolsProtocol):
         return cast(_Gathering, self.transport).holds_data
 
     @property
+    def _is_under_way(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
     def _reset_means_unread(self) -> bool:
         """A client that closes before it has read all resets the connection. Proxies reset it for less."""
         is_proxy = FROM_A_PROXY & {name for name, _ in self.headers or ()}
         return not is_proxy and self.loop.time() - self._answered_at < SECONDS_TO_READ
+
+    def _say_undelivered(self) -> None:
+        if self._on_undelivered is not None:
+            on_undelivered, self._on_undelivered = self._on_undelivered, None
+            on_undelivered()
+
+    def _look_for_reset(self) -> None:
+        """A client of TLS says goodbye before it closes, and only then, when the connection is as good as closed here,
+        comes the reset that says that it has not read all. A descriptor of our own gets to see it. (A reset behind the
+        client's regular end, for our own goodbye, is another error: EPIPE.)"""
+        if not self._reset_means_unread:
+            return
+        watched = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+
+        def look() -> None:
+            with watched:
+                if watched.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET:
+                    self._say_undelivered()
+
+        self.loop.call_later(SECONDS_TO_READ, look)
 
     def _tcp_info(self) -> tuple[int, int]:
         """The state of the connection, and the number of bytes that the client has not acknowledged: under TLS, this

@@ -114,17 +114,21 @@ class Chunks:
         self._line += data[at:end]
         if not self._line.endswith(b"\n"):
             if len(self._line) >= LONGEST_SIZE:
-                raise BadRequest("a chunk's size is a plain hexadecimal number, without extensions")
+                raise self._fault
             return end
         line, self._line = self._line, b""
+        if not (line == b"\r\n" if self._is_last else _SIZE.fullmatch(line)):
+            raise self._fault
         if self._is_last:
-            if line != b"\r\n":
-                raise BadRequest("trailers are not taken")
             self.is_complete = True
-        elif not _SIZE.fullmatch(line):
-            raise BadRequest("a chunk's size is a plain hexadecimal number, without extensions")
         else:
             size = int(line, 16)
             self._is_last = size == 0
             self._left = size + len(b"\r\n") if size else 0
         return end
+
+    @property
+    def _fault(self) -> BadRequest:
+        if self._is_last:
+            return BadRequest("trailers are not taken")
+        return BadRequest("a chunk's size is a plain hexadecimal number, without extensions")

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
+from . import logs
 from .access.keys import ApiKeys, WorkerKeys
 from .app import App
 from .browsers import check_origins, for_browsers
@@ -155,6 +156,7 @@ class _Process(multiprocess.Process):
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: what the process does."""
         die_with(self._parent, signal.SIGTERM)
+        logs.configure(cast(Configuration, self.config).settings.log_level)
         super().target(sockets)
 
     @property
