@@ -134,7 +134,8 @@ class Delivering(HttpToolsProtocol):
     def _look_for_reset(self) -> None:
         """A client of TLS says goodbye before it closes, and only then, when the connection is as good as closed here,
         comes the reset that says that it has not read all. A descriptor of our own gets to see it. (A reset behind the
-        client's regular end, for our own goodbye, is another error: EPIPE.)"""
+        client's regular end, for our own goodbye, is another error: EPIPE.) One that reads on while it says goodbye
+        cannot be told from one that has read all."""
         if not self._reset_means_unread:
             return
         watched = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -76,11 +75,20 @@ def request(target: Target, method: str, path: str, key: str, body: bytes = b"")
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def say_goodbye(connection: ssl.SSLSocket) -> None:
-    """Ends TLS, and does not wait for the answer."""
-    connection.setblocking(False)
-    with contextlib.suppress(OSError):
-        connection.unwrap()
+@contextlib.contextmanager
+def beside(port: int, context: ssl.SSLContext) -> Iterator[tuple[socket.socket, ssl.SSLObject, ssl.MemoryBIO]]:
+    """A connection that reads nothing by itself: its socket, and TLS beside it with what is to be sent."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        while True:
+            try:
+                secured.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                plain.sendall(outgoing.read())
+                incoming.write(plain.recv(65536))
+        yield plain, secured, outgoing
 
 
 # what it refuses to serve
@@ -259,17 +267,17 @@ async def test_a_worker_that_closes_before_it_has_read_loses_its_job(
     id = await target.run(1)
 
     def take() -> None:
-        with connected(secure[0].port, secure[1]) as worker:
-            worker.sendall(request(target, "GET", "job-take/a", target.worker_key))
-            plain = socket.socket(fileno=os.dup(worker.fileno()))
-            plain.settimeout(20)
-            with plain:
-                while len(plain.recv(2000, socket.MSG_PEEK)) < 900:  # the tickets of TLS and the answer
-                    pass
-                if how == "reset":
-                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            if how == "goodbye":
-                say_goodbye(worker)
+        with beside(secure[0].port, secure[1]) as (plain, secured, outgoing):
+            secured.write(request(target, "GET", "job-take/a", target.worker_key))
+            plain.sendall(outgoing.read())
+            while len(plain.recv(2000, socket.MSG_PEEK)) < 900:  # the tickets of TLS and the answer
+                pass
+            if how == "reset":
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    secured.unwrap()
+                plain.sendall(outgoing.read())
 
     await asyncio.to_thread(take)
 
