@@ -236,11 +236,12 @@ def _call(
     body: dict[str, Any] | None = None,
     hints: Mapping[int, str] = _HINTS,
 ) -> Any:
+    shown = logs.without_secrets(url)
     headers = {b"Authorization": f"Bearer {key}".encode()} if key else {}
     try:
         response = httpx.request(method, f"{url.rstrip('/')}{path}", json=body, headers=headers, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartupError(f"cannot reach the gateway at {url}: {error}; check --url or RUNLANE_URL") from None
+        raise StartupError(f"cannot reach the gateway at {shown}: {error}; check --url or RUNLANE_URL") from None
     if response.is_error:
         try:
             message = response.json()["error"]
@@ -250,4 +251,4 @@ def _call(
     try:
         return response.json() if response.content else None
     except ValueError:
-        raise StartupError(f"{url} does not answer as a gateway does; check --url or RUNLANE_URL") from None
+        raise StartupError(f"{shown} does not answer as a gateway does; check --url or RUNLANE_URL") from None
