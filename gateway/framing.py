@@ -12,7 +12,7 @@ import re
 from .errors import BadRequest, Error, HeadersTooLarge, UrlTooLong
 
 END_OF_HEAD = b"\r\n\r\n"
-MOST_IN_URL = 8192
+MOST_IN_URL = 16_384
 MOST_HEADERS = 100
 
 LONGEST_SIZE = 17

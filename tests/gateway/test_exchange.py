@@ -47,7 +47,7 @@ CLOSE = "Connection: close"
         (asked("DELETE", "/v2/x/run", CLOSE), 405),
         (message("POST /v2/x/run HTTP/1.1", "Host: x", CLOSE), 401),
         (asked("POST", "/v2/x/run", CLOSE, "Content-Length: 999999999"), 413),
-        (asked("GET", f"/{'x' * 9000}", CLOSE), 414),
+        (asked("GET", f"/{'x' * 17_000}", CLOSE), 414),
         (asked("GET", "/", CLOSE, *["a: b"] * 200), 431),
         (b"nonsense\r\n\r\n", 400),
     ],
