@@ -9,6 +9,8 @@ missing or twice, transfer codings besides "chunked", and what may stand around 
 
 import re
 
+import httptools
+
 from .errors import BadRequest, Error, HeadersTooLarge, UrlTooLong
 
 END_OF_HEAD = b"\r\n\r\n"
@@ -41,11 +43,11 @@ def take_head(data: bytes, searched: int, limit: int) -> tuple[bytes, bytes]:
     """
     if not b"A" <= data[:1] <= b"Z":
         raise BadRequest("this is not an HTTP/1.1 request")
-    end = data.find(END_OF_HEAD, max(0, searched - 3)) + len(END_OF_HEAD)
-    is_complete = end >= len(END_OF_HEAD)
-    if (end if is_complete else len(data)) > limit:
+    begin = data.find(END_OF_HEAD, searched - 3 if searched > 3 else 0)
+    end = begin + 4 if begin >= 0 else len(data)
+    if end > limit:
         raise _too_large(data, limit)
-    if not is_complete:
+    if begin < 0:
         return b"", data
     head = data[:end]
     if not _REQUEST_LINE.match(head):
@@ -55,18 +57,22 @@ def take_head(data: bytes, searched: int, limit: int) -> tuple[bytes, bytes]:
     return head, data[end:]
 
 
-def fault_in(headers: list[tuple[bytes, bytes]], found: dict[bytes, bytes], is_1_0: bool) -> Error | None:
+def fault_in(
+    headers: list[tuple[bytes, bytes]], found: dict[bytes, bytes], parser: httptools.HttpRequestParser
+) -> Error | None:
     """What is wrong with the headers of a request that llhttp takes. `found`: the same, each name once."""
     if len(found) != len(headers):
         names = [name for name, _ in headers]
         for name in ONCE & found.keys():
             if names.count(name) > 1:
                 return BadRequest(f"the header {name.decode()} comes more than once")
-    if b"host" not in found and not is_1_0:
+    if b"host" not in found and parser.get_http_version() == "1.1":
         return BadRequest("the header host is missing")
     coding = found.get(b"transfer-encoding")
-    if coding is not None and (is_1_0 or coding.lower() != b"chunked"):
+    if coding is not None and (coding.lower() != b"chunked" or parser.get_http_version() == "1.0"):
         return BadRequest("the only transfer coding is chunked, with HTTP/1.1")
+    if parser.should_upgrade():
+        return BadRequest("no other protocol and no tunnel is served")
     return None
 
 

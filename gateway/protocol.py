@@ -1,7 +1,7 @@
 """HTTP/1.1 as our server speaks it: uvicorn's protocol over llhttp, with limits, deadlines and less good will."""
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import httptools
 import uvicorn
@@ -63,6 +63,8 @@ class Protocol(Delivering):
 
     config: Configuration
     server_state: State
+    scope: Any
+    cycle: Exchange
     _head = b""
     _ahead = b""
     _is_in_body = False
@@ -110,19 +112,16 @@ class Protocol(Delivering):
     def on_headers_complete(self) -> None:
         """Of httptools: a request begins, unless something is wrong with it."""
         found = dict(self.headers)
-        is_1_0 = self.parser.get_http_version() == "1.0"
-        if fault := fault_in(self.headers, found, is_1_0):
+        if fault := fault_in(self.headers, found, self.parser):
             self._fail(fault)
-        if self.parser.should_upgrade():
-            self._fail(BadRequest("no other protocol and no tunnel is served"))
-        if b"expect" in found and not is_1_0:
+        if b"expect" in found and self.parser.get_http_version() == "1.1":
             self.expect_100_continue = found[b"expect"].lower() == b"100-continue"
         self._is_in_body = True
         self._left = int(found.get(b"content-length", 0))
         self._chunks = Chunks() if b"transfer-encoding" in found else None
         self.server_state.deadlines.pop(self, None)
         super().on_headers_complete()
-        self._begin(cast(dict[str, Any], self.scope), cast(Exchange, self.cycle), found.get(b"x-request-id"))
+        self._begin(self.cycle, found.get(b"x-request-id"))
 
     def on_message_complete(self) -> None:
         """Of httptools: a request has come as a whole."""
@@ -164,12 +163,12 @@ class Protocol(Delivering):
         if self.cycle is None or self.cycle.response_complete or self._is_refused:
             self.transport.close()
 
-    def _begin(self, scope: dict[str, Any], exchange: Exchange, given_id: bytes | None) -> None:
+    def _begin(self, exchange: Exchange, given_id: bytes | None) -> None:
         self.expects_no_reading()
         exchange.request_id = request_id(given_id)
         exchange.defaults = self.server_state.defaults
-        scope[REQUEST_ID] = exchange.request_id.decode()
-        scope[CONNECTION] = self
+        self.scope[REQUEST_ID] = exchange.request_id.decode()
+        self.scope[CONNECTION] = self
         if self._ending:
             exchange.keep_alive = False
 
