@@ -1,14 +1,16 @@
 """One request and its answer on a connection."""
 
+import asyncio
 import logging
 import random
 import re
 from collections.abc import Coroutine, Iterable
-from typing import Any, cast
+from typing import Any, Protocol
 
 import orjson
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from starlette.types import ASGIApp, Message, Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from .errors import Error
 from .http import shown
@@ -32,45 +34,111 @@ class Defaults:
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._lines = {name: b"%b: %b\r\n" % (name, value) for name, value in headers}
+        self.names = frozenset(self._lines)
         self.lines = b"".join(self._lines.values())
-
-    def __contains__(self, name: bytes) -> bool:
-        return name in self._lines
 
     def without(self, names: set[bytes]) -> bytes:
         """The lines of the others."""
         return b"".join(line for name, line in self._lines.items() if name not in names)
 
 
-class Exchange(RequestResponseCycle):
-    """uvicorn's, with the headers that every answer has, and with errors in our shape. Of an answer in HTTP/1.0 whose
-    length nobody knows, the end of the connection is the end."""
+class Connection(Protocol):
+    """What an exchange needs of the connection it is on."""
 
-    request_id = b""
-    defaults = Defaults(())
-    _is_until_close = False
+    transport: asyncio.Transport
+    flow: FlowControl
 
-    async def run_asgi(self, app: Any) -> None:
-        """Of uvicorn: has the request answered."""
+    def on_response_complete(self) -> None:
+        """The answer has been written."""
+
+
+class Exchange:
+    """What stands between the app and the connection. `cycle` and most names here are uvicorn's, whose protocol sees
+    some of them. Of an answer in HTTP/1.0 whose length nobody knows, the end of the connection is the end."""
+
+    __slots__ = (
+        "_body", "_defaults", "_flow", "_is_until_close", "_left", "_on_response", "_request_id", "chunked",
+        "disconnected", "keep_alive", "message_event", "more_body", "response_complete", "response_started", "scope",
+        "transport", "waiting_for_100_continue",
+    )  # fmt: skip
+
+    def __init__(
+        self, scope: Scope, connection: "Connection", defaults: "Defaults", request_id: bytes, keep_alive: bool
+    ) -> None:
+        self.scope = scope
+        self.transport = connection.transport
+        self._flow = connection.flow
+        self._on_response = connection.on_response_complete
+        self._defaults = defaults
+        self._request_id = request_id
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = False
+        self.message_event = asyncio.Event()
+        self.disconnected = False
+        self._body: bytes | bytearray = b""
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self._left = 0
+        self.chunked: bool | None = None
+        self._is_until_close = False
+
+    def feed(self, part: bytes) -> None:
+        """A part of the request's body has come."""
+        if not self._body:
+            self._body = part
+        elif isinstance(self._body, bytearray):
+            self._body += part
+        else:
+            self._body = bytearray(self._body + part)
+        if len(self._body) > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+        self.message_event.set()
+
+    def end_body(self) -> None:
+        """The request's body is complete."""
+        self.more_body = False
+        self.message_event.set()
+
+    def cut_off(self) -> None:
+        """Nothing more is taken from the app."""
+        self.disconnected = True
+        self.message_event.set()
+
+    async def receive(self) -> Message:
+        """Of ASGI."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self._flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, b""
+        return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
+
+    async def run(self, app: ASGIApp) -> None:
+        """Has the request answered."""
         try:
             await app(self.scope, self.receive, self.send)
             if not self.response_complete and not self.disconnected:
-                logger.error("%s was not answered to its end", shown(cast(Scope, self.scope)))
+                logger.error("%s was not answered to its end", shown(self.scope))
         except BaseException:
-            logger.exception("%s failed", shown(cast(Scope, self.scope)))
+            logger.exception("%s failed", shown(self.scope))
         finally:
             if not self.response_complete and not self.disconnected:
                 await self._give_up()
-            self.on_response = _nothing  # else it and the connection hold one another
+            self._on_response = _nothing  # else it and the connection hold one another
 
     async def _give_up(self) -> None:
         if self.response_started:
             self.transport.close()
         else:
-            await self.send_500_response()
+            await self._answer_500()
 
-    async def send_500_response(self) -> None:
-        """Of uvicorn: answers in place of an app that did not."""
+    async def _answer_500(self) -> None:
         body = orjson.dumps({"error": INTERNAL_ERROR.message})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
                    (b"connection", b"close")]  # fmt: skip
@@ -82,8 +150,8 @@ class Exchange(RequestResponseCycle):
         return self._send_body(message) if self.response_started else self._send_head(message)
 
     async def _send_head(self, message: Any) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
         if self.disconnected:
             return
         if message["type"] != "http.response.start":
@@ -94,10 +162,10 @@ class Exchange(RequestResponseCycle):
         status: int = message["status"]
         lines = [STATUS_LINE[status], b""]
         own = self._take_headers(message.get("headers", ()), lines)
-        lines[1] = self.defaults.without(own) if own else self.defaults.lines
+        lines[1] = self._defaults.without(own) if own else self._defaults.lines
         if b"x-request-id" not in own:
-            lines.append(b"x-request-id: %b\r\n" % self.request_id)
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            lines.append(b"x-request-id: %b\r\n" % self._request_id)
+        if self.chunked is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             self._choose_framing(lines)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
@@ -113,11 +181,11 @@ class Exchange(RequestResponseCycle):
             if _NOT_IN_NAME.search(name) or _NOT_IN_VALUE.search(value):
                 raise RuntimeError(f"{name!r} cannot be a header, or not with its value")
             if name == b"content-length":
-                self.expected_content_length, self.chunked_encoding = int(value), False
+                self._left, self.chunked = int(value), False
             elif name == b"connection":
                 self.keep_alive = self.keep_alive and b"close" not in value.lower()
                 continue
-            elif name in self.defaults or name == b"x-request-id":
+            elif name in self._defaults.names or name == b"x-request-id":
                 own.add(name)
             lines.append(b"%b: %b\r\n" % (name, value))
         return own
@@ -126,20 +194,20 @@ class Exchange(RequestResponseCycle):
         if self.scope["http_version"] == "1.0":
             self._is_until_close, self.keep_alive = True, False
         else:
-            self.chunked_encoding = True
+            self.chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
 
     async def _send_body(self, message: Any) -> None:
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
         if self.disconnected:
             return
         if message["type"] != "http.response.body" or self.response_complete:
             raise RuntimeError(f"{message['type']} cannot follow here")
         body, more = message.get("body", b""), message.get("more_body", False)
         if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-        elif self.chunked_encoding:
+            self._left = 0
+        elif self.chunked:
             self._write_chunk(body, more)
         else:
             if not self._is_until_close:
@@ -155,18 +223,18 @@ class Exchange(RequestResponseCycle):
             self.transport.write(b"0\r\n\r\n")
 
     def _count(self, size: int) -> None:
-        self.expected_content_length -= size
-        if self.expected_content_length < 0:
+        self._left -= size
+        if self._left < 0:
             raise RuntimeError("the answer is longer than it said")
 
     def _complete(self) -> None:
-        if self.expected_content_length:
+        if self._left:
             raise RuntimeError("the answer is shorter than it said")
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        self._on_response()
 
 
 def refusal(error: Error, defaults: Defaults) -> bytes:

@@ -8,8 +8,7 @@ missing or twice, transfer codings besides "chunked", and what may stand around 
 """
 
 import re
-
-import httptools
+from typing import NamedTuple
 
 from .errors import BadRequest, Error, HeadersTooLarge, UrlTooLong
 
@@ -24,55 +23,69 @@ ONCE = {b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-
         b"expect", b"origin"}  # fmt: skip
 """Headers that may not come twice: another reader could take the other one."""
 
-_REQUEST_LINE = re.compile(rb"[A-Z-]+ /[!\"$-~]{0,%d} HTTP/1\.[01]\r\n" % (MOST_IN_URL - 1))
+_REQUEST_LINE = re.compile(rb"([A-Z-]+) (/[!\"$->@-~]*)(?:\?([!\"$-~]*))? HTTP/1\.([01])\r\n")
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r]*", re.IGNORECASE)
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}\r\n")
 
 
-def take_head(data: bytes, searched: int, limit: int) -> tuple[bytes, bytes]:
-    """The lines of the request that begins this data, and what follows them; no lines when they are not complete.
+class Line(NamedTuple):
+    """The first line of a request. `query`: None without a '?'; `minor`: of the version, 0 or 1."""
+
+    method: bytes
+    path: bytes
+    query: bytes | None
+    minor: bytes
+
+
+def take_head(data: bytes, searched: int, limit: int) -> tuple[Line, bytes, bytes] | None:
+    """The lines of the request that begins this data, and what follows them; None when they are not complete.
 
     Args:
         data: all that has come of the request.
         searched: how much of it is known to hold no end.
         limit: the most bytes that the lines may have.
 
+    Returns:
+        The first line, all lines as llhttp may have them, and the rest.
+
     Raises:
         BadRequest: it is no request.
         UrlTooLong, HeadersTooLarge: it is over a limit.
     """
-    if not b"A" <= data[:1] <= b"Z":
-        raise BadRequest("this is not an HTTP/1.1 request")
     begin = data.find(END_OF_HEAD, searched - 3 if searched > 3 else 0)
     end = begin + 4 if begin >= 0 else len(data)
+    if not b"A" <= data[:1] <= b"Z":
+        raise BadRequest("this is not an HTTP/1.1 request")
     if end > limit:
         raise _too_large(data, limit)
     if begin < 0:
-        return b"", data
+        return None
     head = data[:end]
-    if not _REQUEST_LINE.match(head):
-        raise _wrong_line(head)
+    line = _REQUEST_LINE.match(head)
+    if line is None or line.end() > MOST_IN_URL:
+        _check_line(line, head)
     if b"pgrade" in head:  # a client that offers another protocol does without; one that insists is refused later
         head = _UPGRADE.sub(b"", head)
-    return head, data[end:]
+    return Line._make(line.groups()), head, data[end:]  # type: ignore[union-attr]
 
 
-def fault_in(
-    headers: list[tuple[bytes, bytes]], found: dict[bytes, bytes], parser: httptools.HttpRequestParser
-) -> Error | None:
-    """What is wrong with the headers of a request that llhttp takes. `found`: the same, each name once."""
+def fault_in(headers: list[tuple[bytes, bytes]], found: dict[bytes, bytes], minor: bytes) -> Error | None:
+    """What is wrong with the headers of a request that llhttp takes.
+
+    Args:
+        headers: their names in lower case, and their values.
+        found: the same, each name once.
+        minor: of the version.
+    """
     if len(found) != len(headers):
         names = [name for name, _ in headers]
         for name in ONCE & found.keys():
             if names.count(name) > 1:
                 return BadRequest(f"the header {name.decode()} comes more than once")
-    if b"host" not in found and parser.get_http_version() == "1.1":
+    if b"host" not in found and minor == b"1":
         return BadRequest("the header host is missing")
-    coding = found.get(b"transfer-encoding")
-    if coding is not None and (coding.lower() != b"chunked" or parser.get_http_version() == "1.0"):
+    if b"transfer-encoding" in found and (found[b"transfer-encoding"].lower() != b"chunked" or minor == b"0"):
         return BadRequest("the only transfer coding is chunked, with HTTP/1.1")
-    if parser.should_upgrade():
-        return BadRequest("no other protocol and no tunnel is served")
     return None
 
 
@@ -82,11 +95,13 @@ def _too_large(data: bytes, limit: int) -> Error:
     return HeadersTooLarge(f"the headers are over the limit of {limit} bytes")
 
 
-def _wrong_line(head: bytes) -> Error:
+def _check_line(line: "re.Match[bytes] | None", head: bytes) -> None:
+    """Raises what is wrong with a line that is none, or that is long."""
     parts = head.partition(b"\r\n")[0].split(b" ")
     if len(parts) > 1 and len(parts[1]) > MOST_IN_URL:
-        return UrlTooLong(f"the URL is over the limit of {MOST_IN_URL} bytes")
-    return BadRequest("a request begins with METHOD /path HTTP/1.1")
+        raise UrlTooLong(f"the URL is over the limit of {MOST_IN_URL} bytes")
+    if line is None:
+        raise BadRequest("a request begins with METHOD /path HTTP/1.1")
 
 
 class Chunks:

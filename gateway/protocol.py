@@ -1,17 +1,18 @@
 """HTTP/1.1 as our server speaks it: uvicorn's protocol over llhttp, with limits, deadlines and less good will."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http import httptools_impl
+from starlette.types import Scope
 from uvicorn.server import ServerState
 
 from .delivery import Delivering
 from .errors import BadRequest, Error, HeadersTooLarge, RequestTimeout
 from .exchange import Defaults, Exchange, refusal, request_id
-from .framing import MOST_HEADERS, Chunks, fault_in, take_head
+from .framing import MOST_HEADERS, Chunks, Line, fault_in, take_head
 from .http import CONNECTION, REQUEST_ID
 from .settings import Settings
 
@@ -26,8 +27,6 @@ SECONDS_TO_LINGER = 1.0
 
 MOST_AHEAD = 65536
 """Bytes of further requests that are taken from the socket while one is answered."""
-
-httptools_impl.RequestResponseCycle = Exchange  # type: ignore[misc]  # there is no other way to say which
 
 
 class Configuration(uvicorn.Config):
@@ -63,8 +62,10 @@ class Protocol(Delivering):
 
     config: Configuration
     server_state: State
-    scope: Any
-    cycle: Exchange
+    cycle: Exchange  # type: ignore[assignment]
+    tasks: set[asyncio.Task[None]]
+    _asgi: ClassVar = {"version": "3.0", "spec_version": "2.3"}
+    _line: Line
     _head = b""
     _ahead = b""
     _is_in_body = False
@@ -103,6 +104,8 @@ class Protocol(Delivering):
         except httptools.HttpParserError as error:
             self._refuse(self._fault or BadRequest(f"this is not HTTP/1.1: {error}"))
 
+    on_message_begin = on_url = None  # type: ignore[assignment]  # httptools: what they would say is known by then
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of httptools."""
         if len(self.headers) >= MOST_HEADERS:
@@ -111,25 +114,39 @@ class Protocol(Delivering):
 
     def on_headers_complete(self) -> None:
         """Of httptools: a request begins, unless something is wrong with it."""
-        found = dict(self.headers)
-        if fault := fault_in(self.headers, found, self.parser):
+        found, line = dict(self.headers), self._line
+        if fault := fault_in(self.headers, found, line.minor):
             self._fail(fault)
-        if b"expect" in found and self.parser.get_http_version() == "1.1":
-            self.expect_100_continue = found[b"expect"].lower() == b"100-continue"
+        if self.parser.should_upgrade():
+            self._fail(BadRequest("no other protocol and no tunnel is served"))
         self._is_in_body = True
         self._left = int(found.get(b"content-length", 0))
         self._chunks = Chunks() if b"transfer-encoding" in found else None
         self.server_state.deadlines.pop(self, None)
-        super().on_headers_complete()
-        self._begin(self.cycle, found.get(b"x-request-id"))
+        self.expects_no_reading()
+        keep_alive = line.minor == b"1" and self.parser.should_keep_alive() and not self._ending
+        id = request_id(found.get(b"x-request-id"))
+        exchange = Exchange(self._scope(line, id), self, self.server_state.defaults, id, keep_alive)
+        if b"expect" in found and line.minor == b"1":
+            exchange.waiting_for_100_continue = found[b"expect"].lower() == b"100-continue"
+        self.cycle = exchange
+        task = self.loop.create_task(exchange.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_body(self, body: bytes) -> None:
+        """Of httptools."""
+        if not self.cycle.response_complete:
+            self.cycle.feed(body)
 
     def on_message_complete(self) -> None:
         """Of httptools: a request has come as a whole."""
-        super().on_message_complete()
         self._is_in_body = False
         self._is_deaf = not self.cycle.keep_alive
         if self.cycle.response_complete:
             self._expect_within(SECONDS_IDLE)
+        else:
+            self.cycle.end_body()
 
     def on_response_complete(self) -> None:
         """Of uvicorn: a request is answered."""
@@ -163,14 +180,24 @@ class Protocol(Delivering):
         if self.cycle is None or self.cycle.response_complete or self._is_refused:
             self.transport.close()
 
-    def _begin(self, exchange: Exchange, given_id: bytes | None) -> None:
-        self.expects_no_reading()
-        exchange.request_id = request_id(given_id)
-        exchange.defaults = self.server_state.defaults
-        self.scope[REQUEST_ID] = exchange.request_id.decode()
-        self.scope[CONNECTION] = self
-        if self._ending:
-            exchange.keep_alive = False
+    def _scope(self, line: Line, id: bytes) -> Scope:
+        path = line.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": "1.1" if line.minor == b"1" else "1.0",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": line.method.decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": line.path,
+            "query_string": line.query or b"",
+            "headers": self.headers,
+            CONNECTION: self,
+            REQUEST_ID: id.decode("ascii"),
+        }
 
     def _take_head(self, data: bytes) -> bytes:
         searched = len(self._head)
@@ -178,9 +205,10 @@ class Protocol(Delivering):
             data = self._head + data
         elif data.startswith(b"\r\n"):  # which some send behind a body: RFC 9112, section 2.2
             return data[2:]
-        head, rest = take_head(data, searched, self.config.settings.header_limit)
-        if head:
-            self._head = b""
+        taken = take_head(data, searched, self.config.settings.header_limit)
+        if taken is not None:
+            self._line, head, rest = taken
+            self._head, self.headers = b"", []
             self.parser.feed_data(head)
             return rest
         if not searched and self.cycle is not None:
@@ -215,8 +243,7 @@ class Protocol(Delivering):
         cut off."""
         self._is_deaf = self._is_refused = True
         if self._is_in_body:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self.cycle.cut_off()
             if self.cycle.response_started:
                 self.transport.close()
                 return
