@@ -53,8 +53,8 @@ class Connection(Protocol):
 
 
 class Exchange:
-    """What stands between the app and the connection. `cycle` and most names here are uvicorn's, whose protocol sees
-    some of them. Of an answer in HTTP/1.0 whose length nobody knows, the end of the connection is the end."""
+    """What stands between the app and the connection; in place of uvicorn's `RequestResponseCycle`, with the names that
+    its protocol uses. Of an answer in HTTP/1.0 whose length nobody knows, the end of the connection is the end."""
 
     __slots__ = (
         "_body", "_defaults", "_flow", "_is_until_close", "_left", "_on_response", "_request_id", "chunked",
@@ -63,7 +63,7 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, scope: Scope, connection: "Connection", defaults: "Defaults", request_id: bytes, keep_alive: bool
+        self, scope: Scope, connection: Connection, defaults: Defaults, request_id: bytes, keep_alive: bool
     ) -> None:
         self.scope = scope
         self.transport = connection.transport

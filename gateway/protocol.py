@@ -149,7 +149,7 @@ class Protocol(Delivering):
             self.cycle.end_body()
 
     def on_response_complete(self) -> None:
-        """Of uvicorn: a request is answered."""
+        """Of `Exchange`: a request is answered."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
