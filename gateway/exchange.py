@@ -49,7 +49,7 @@ class Connection(Protocol):
     flow: FlowControl
 
     def on_response_complete(self) -> None:
-        """The answer has been written."""
+        """The answer has been written; the connection ends with it unless it is to be kept alive."""
 
 
 class Exchange:
@@ -232,8 +232,6 @@ class Exchange:
             raise RuntimeError("the answer is shorter than it said")
         self.response_complete = True
         self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
         self._on_response()
 
 

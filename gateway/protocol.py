@@ -23,7 +23,8 @@ SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
 
 SECONDS_TO_LINGER = 1.0
-"""A client that is refused while it still sends sees the answer only if we go on reading."""
+MOST_DROPPED = 20_000_000
+"""A client that has its last answer while it still sends sees it only if we go on reading: so long, and so much."""
 
 MOST_AHEAD = 65536
 """Bytes of further requests that are taken from the socket while one is answered."""
@@ -74,6 +75,7 @@ class Protocol(Delivering):
     _is_deaf = False
     _fault: Error | None = None
     _is_refused = False
+    _dropped = 0
     _ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -90,6 +92,8 @@ class Protocol(Delivering):
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio."""
+        if self._is_deaf:
+            self._drop(len(data))
         try:
             while data and not self._is_deaf:
                 if self._is_in_body:
@@ -154,6 +158,9 @@ class Protocol(Delivering):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
+        if not self.cycle.keep_alive:
+            self._end_sending()
+            return
         self._expect_within(self.config.settings.body_seconds if self._is_in_body else SECONDS_IDLE)
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
@@ -248,6 +255,19 @@ class Protocol(Delivering):
                 self.transport.close()
                 return
         self.transport.write(refusal(error, self.server_state.defaults))
+        self._end_sending(still_comes=True)
+
+    def _end_sending(self, still_comes: bool = False) -> None:
+        """Closes the connection behind the last answer: at once when its client has sent all, else after a while."""
+        self._is_deaf = True
+        if not (still_comes or self._is_in_body):
+            self.transport.close()
+            return
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._expect_within(SECONDS_TO_LINGER)
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > MOST_DROPPED and (self._is_refused or self.cycle.response_complete):
+            self.transport.close()

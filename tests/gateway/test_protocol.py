@@ -267,6 +267,15 @@ async def test_a_body_that_a_poll_drops_takes_no_memory(gateway: Gateway, target
         assert resident() - before < 30_000_000
 
 
+@pytest.mark.parametrize("over", [1, 5_000_000, 15_000_000])
+async def test_who_sends_all_of_a_body_too_large_sees_why(gateway: Gateway, target: Target, over: int) -> None:
+    """A proxy reads the answer only then; to be cut off while it sends would be an error of the gateway's for it."""
+    size = 20_000_000 + over
+    with connected(gateway) as connection:
+        connection.sendall(asked("POST", f"{target.path}/runsync", f"Content-Length: {size}", body=b" " * size))
+        assert answer_on(connection).status == 413
+
+
 # what goes on
 
 
