@@ -73,6 +73,7 @@ class Delivering(HttpToolsProtocol):
     _has_ended = False
     _is_undelivered = False
     _on_undelivered: Callable[[], None] | None = None
+    _on_hang_up: Callable[[], None] | None = None
     _answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -96,6 +97,9 @@ class Delivering(HttpToolsProtocol):
         super().connection_lost(exc)
         if undelivered:
             self._say_undelivered()
+        if self._on_hang_up is not None:
+            self._on_hang_up()
+            self._on_hang_up = None
 
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
         """Of `Connection`. The client may have closed its end before the event loop comes to notice."""
@@ -104,13 +108,17 @@ class Delivering(HttpToolsProtocol):
         else:
             on_undelivered()
 
+    def expect_hang_up(self, on_hang_up: Callable[[], None]) -> None:
+        """Of `Connection`."""
+        self._on_hang_up = on_hang_up
+
     def abort(self) -> None:
         """Of `Connection`."""
         self.transport.abort()
 
-    def expects_no_reading(self) -> None:
+    def expects_nothing(self) -> None:
         """A client that asks again has read the last answer."""
-        self._on_undelivered = None
+        self._on_undelivered = self._on_hang_up = None
 
     @property
     def _holds_data(self) -> bool:

@@ -49,6 +49,9 @@ class Connection(Protocol):
     def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
         """Calls back when the connection is lost, now or with the answer that comes next, so that nobody reads it."""
 
+    def expect_hang_up(self, on_hang_up: Callable[[], None]) -> None:
+        """Calls back when the client goes away before it asks for something else; it may have been answered."""
+
     def abort(self) -> None:
         """Cuts the connection off, with what was not read."""
 

@@ -127,7 +127,7 @@ class Protocol(Delivering):
         self._left = int(found.get(b"content-length", 0))
         self._chunks = Chunks() if b"transfer-encoding" in found else None
         self.server_state.deadlines.pop(self, None)
-        self.expects_no_reading()
+        self.expects_nothing()
         keep_alive = line.minor == b"1" and self.parser.should_keep_alive() and not self._ending
         id = request_id(found.get(b"x-request-id"))
         exchange = Exchange(self._scope(line, id), self, self.server_state.defaults, id, keep_alive)

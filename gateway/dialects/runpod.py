@@ -84,12 +84,12 @@ class RunPod:
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
         job = parse_submission(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
         await self._engine.wakeups.subscribe(call.endpoint)
-        with self._engine.wakeups.watch(call.endpoint, job.id) as watch:
+        with self._watch(call, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
             if id == job.id:
                 return Reply(job_object(await self._until_final(call.endpoint, id, watch, wait / 1000)))
         # The idempotency key named a job that was submitted before.
-        return await self._wait_for(call.endpoint, id, wait)
+        return await self._wait_for(call, id, wait)
 
     async def status(self, call: Call) -> Answer:
         """The job as it is; `?ttl` sets its time to live anew."""
@@ -105,7 +105,7 @@ class RunPod:
     async def status_sync(self, call: Call) -> Answer:
         """The job when it is final, or when the time to wait is over."""
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
-        return await self._wait_for(call.endpoint, _job_id(call), wait, call.limit)
+        return await self._wait_for(call, _job_id(call), wait, call.limit)
 
     async def stream(self, call: Call) -> Answer:
         """The chunks that no call has had, as JSON; or all from a position on, as server-sent events."""
@@ -114,7 +114,7 @@ class RunPod:
             return await self._event_stream(call, job)
         await self._engine.wakeups.subscribe(call.endpoint)
         deadline, waited, limit = time.monotonic() + POLL_SECONDS, False, call.limit
-        with self._engine.wakeups.watch(call.endpoint, job) as watch:
+        with self._watch(call, job) as watch:
             while True:
                 polled, limit = await self._engine.poll(call.endpoint, job, limit), ""
                 if polled.chunks or polled.job.final:
@@ -188,9 +188,18 @@ class RunPod:
         listed = [orjson.Fragment(job_object(job)) for job in found.jobs]
         return Reply(orjson.dumps({"requests": listed, "next": found.cursor}))
 
-    async def _wait_for(self, endpoint: str, job: str, wait: int, limit: str = "") -> Reply:
+    @contextlib.contextmanager
+    def _watch(self, call: Call, job: str) -> Iterator[Watch]:
+        """What happens to the job, until the client hangs up: it need not be kept, nor count as under way."""
+        with self._engine.wakeups.watch(call.endpoint, job) as watch:
+            if call.connection is not None:
+                call.connection.expect_hang_up(watch.end)
+            yield watch
+
+    async def _wait_for(self, call: Call, job: str, wait: int, limit: str = "") -> Reply:
+        endpoint = call.endpoint
         await self._engine.wakeups.subscribe(endpoint)
-        with self._engine.wakeups.watch(endpoint, job) as watch:
+        with self._watch(call, job) as watch:
             found = await self._engine.status(endpoint, job, watch=True, limit=limit)
             if not found.final:
                 found = await self._until_final(endpoint, job, watch, wait / 1000)
