@@ -358,9 +358,14 @@ class Engine:
         return int(await self._call(endpoint, "leave", worker))
 
     async def _call(self, endpoint: str, function: str, *arguments: str | bytes | int, limit: Limit = "") -> Any:
-        if limit:
-            return await self.batcher.call(keys.base(endpoint), "limited", limit, function, *arguments)
-        return await self.batcher.call(keys.base(endpoint), function, *arguments)
+        try:
+            if limit:
+                return await self.batcher.call(keys.base(endpoint), "limited", limit, function, *arguments)
+            return await self.batcher.call(keys.base(endpoint), function, *arguments)
+        except ResponseError as error:
+            if str(error).startswith("NOGROUP"):
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}") from None
+            raise
 
 
 def _worker(row: list[Any]) -> Worker:
