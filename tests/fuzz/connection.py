@@ -36,13 +36,15 @@ class _Reading:
         self.begun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode().lower()] = value.decode("latin-1")
+        if not self.complete:
+            self.headers[name.decode().lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.complete = self._is_head  # the length of what a GET would have got
+        self.complete = self.complete or self._is_head  # the length is what a GET would have got
 
     def on_body(self, body: bytes) -> None:
-        self.body += body
+        if not self.complete:  # else it is of another answer
+            self.body += body
 
     def on_message_complete(self) -> None:
         self.complete = True

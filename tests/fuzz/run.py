@@ -166,7 +166,7 @@ class _Run:
             self._outcome.fail(f"{response.status} {message}", request)
         if response.headers.get("content-type") == "application/json" and request.method != "HEAD":
             try:
-                json.loads(response.body, parse_constant=_refuse)
+                json.loads(response.body, parse_int=len, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 self._outcome.fail(f"{response.status} that is not JSON ({error}): {message}", request)
 
