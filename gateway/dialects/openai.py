@@ -45,6 +45,8 @@ class OpenAI:
             timeout=0,
             ttl=DEFAULT_TTL_MS,
             retention=self._settings.runsync_retention_seconds * 1000,
+            share=call.key.id,
+            weight=call.key.terms.weight,
         )
         try:
             answer = await (self._stream(call, job) if streams else self._answer(call, job))

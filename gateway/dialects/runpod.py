@@ -291,6 +291,8 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
         low_priority=policy.lowPriority,
         idempotency_key=hashlib.sha256(key.encode()).hexdigest() if key else "",
         fingerprint=hashlib.sha256(body).hexdigest() if key else "",
+        share=call.key.id,
+        weight=call.key.terms.weight,
     )
 
 

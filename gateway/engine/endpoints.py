@@ -23,8 +23,8 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     """What a client may set, in the names of RunPod's REST API v1. Fields that need a fleet are kept and shown.
 
     Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
-    `retryDelaySeconds` (before a job whose worker was lost is tried again) and `maxQueued` (jobs that may wait; more
-    are refused; 0: as many as there is memory for).
+    `retryDelaySeconds` (before a job whose worker was lost is tried again), `maxQueued` (jobs that may wait; more are
+    refused; 0: as many as there is memory for) and `fair` (jobs of several keys begin in turn, by the keys' weights).
     """
 
     name: str = ""
@@ -49,6 +49,7 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     lease_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     max_queued: NotNegative = 0
+    fair: bool = False
 
 
 class Endpoint(msgspec.Struct):
@@ -164,6 +165,7 @@ class Endpoints:
             "lease_ms", round(config.lease_seconds * 1000),
             "retry_delay_ms", round(config.retry_delay_seconds * 1000),
             "max_queued", config.max_queued,
+            "fair", int(config.fair),
             *more,
         )  # fmt: skip
 

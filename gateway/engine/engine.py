@@ -40,7 +40,11 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms."""
+    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms.
+
+    `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
+    them begun in proportion to their weights. A weight holds for the jobs that come with it.
+    """
 
     id: str
     input: bytes
@@ -51,6 +55,8 @@ class Submission(msgspec.Struct, frozen=True):
     low_priority: bool = False
     idempotency_key: str = ""
     fingerprint: str = ""
+    share: str = ""
+    weight: int = 1
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -195,7 +201,7 @@ class Engine:
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint, limit),
+             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight, limit),
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":

@@ -73,7 +73,7 @@ local function upkeep(keys, args)
   for _, id in ipairs(ready) do
     redis.call('ZREM', base .. ':delayed', id)
     local job = load_held(base, id)
-    if job.state == 'IN_QUEUE' and not job.entry then enqueue(base, id, front_of(job.queue)) end
+    if job.state == 'IN_QUEUE' and not job.entry and not job.place then enqueue(base, id, front_of(job.queue)) end
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
