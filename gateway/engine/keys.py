@@ -14,8 +14,8 @@ ENDPOINTS = "runlane:endpoints"
 UPKEEP = "runlane:upkeep"
 """Held by the gateway process whose turn it is to do upkeep; expires."""
 
-ACCESS = "runlane:{access}"
-"""The base key of what decides who is let in."""
+ACCESS = "runlane:{/access}"
+"""The base key of what decides who is let in. No endpoint's name begins with a slash, so that it is no endpoint's too."""
 
 
 def name_of(tenant: str, id: str) -> str:

@@ -47,9 +47,10 @@ local function leave(keys, args)
   return held
 end
 
--- came_with: worker, id of the key that it registered with.
+-- came_with: worker, id of the key that it registered with. Nothing, when it was forgotten meanwhile.
 local function came_with(keys, args)
-  return redis.call('HSET', keys[1] .. ':worker:' .. args[1], 'key', args[2])
+  local key = keys[1] .. ':worker:' .. args[1]
+  return redis.call('EXISTS', key) == 1 and redis.call('HSET', key, 'key', args[2]) or 0
 end
 
 register('renew', renew, 'allow-oom')
