@@ -10,10 +10,11 @@ from ..clients import bearer
 
 RAW_JOBS = {"Accept": "application/x-runlane-jobs"}
 _CHANGING = [
-    (r'("(?:createdAt|expiresAt)":)"[^"]*"', r"\1TIME"),
-    (r'("(?:delayTime|executionTime|lastSeen|next|lease_ms)":)(?:[0-9]+|"[^"]*")', r"\1TIME"),
-    (r'("key":|"workerKey":)"rlw?_[\w-]+"', r"\1SECRET"),
-    (r'"redis://[^"]*"', "URL"),
+    (r'("(?:createdAt|expiresAt)":)"[^"]*"', r'\1"TIME"'),
+    (r'("(?:delayTime|executionTime|lastSeen|lease_ms)":)(?:[0-9]+|"[^"]*")', r'\1"TIME"'),
+    (r'("key":|"workerKey":)"rlw?_[\w-]+"', r'\1"SECRET"'),
+    (r'("next":)"[^"]*"', r'\1"TIME"'),
+    (r'"redis://[^"]*"', '"URL"'),
 ]
 
 
