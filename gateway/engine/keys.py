@@ -15,7 +15,7 @@ UPKEEP = "runlane:upkeep"
 """Held by the gateway process whose turn it is to do upkeep; expires."""
 
 ACCESS = "runlane:{/access}"
-"""The base key of what decides who is let in. No endpoint's name begins with a slash, so that it is no endpoint's too."""
+"""The base key of what decides who is let in. An endpoint's name does not begin with a slash, so it has another."""
 
 
 def name_of(tenant: str, id: str) -> str:

@@ -34,7 +34,7 @@ def patterns(name: str) -> list[str]:
     return [f"{keys.base(name)}:", keys.base(name)]
 
 
-@given(st.from_regex(TENANT, fullmatch=True), st.from_regex(ID, fullmatch=True), st.from_regex(WORKER_ID, fullmatch=True))
+@given(*(st.from_regex(pattern, fullmatch=True) for pattern in (TENANT, ID, WORKER_ID)))
 def test_no_name_has_a_character_that_means_something(tenant: str, id: str, worker: str) -> None:
     assert not SPECIAL & set(keys.name_of(tenant, id) + worker)
 

@@ -1,6 +1,7 @@
 """A client that sends any bytes, and reads whole answers."""
 
 import asyncio
+import contextlib
 from typing import NamedTuple
 
 import httptools
@@ -12,10 +13,9 @@ class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
-    keeps: bool
 
 
-class Silence(Exception):  # noqa: N818
+class Silence(Exception):
     """There was no answer in time. `begun`: there was some of it."""
 
     def __init__(self, begun: bool) -> None:
@@ -23,31 +23,45 @@ class Silence(Exception):  # noqa: N818
         self.begun = begun
 
 
+class NotHttp(Exception):
+    """What came is no answer."""
+
+
 class _Reading:
-    """Of httptools: what comes of one answer."""
+    """Of httptools: what comes of one answer. Whatever is behind it is another's."""
 
     def __init__(self, is_head: bool) -> None:
+        self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         self.begun = self.complete = False
         self._is_head = is_head
+        self._parser = httptools.HttpResponseParser(self)
 
-    def on_status(self, _: bytes) -> None:
-        self.begun = True
+    def feed(self, data: bytes) -> None:
+        """Takes what came."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise NotHttp(f"{error} in {data[:500]!r}") from None
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self.begun = True
         if not self.complete:
             self.headers[name.decode().lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.complete = self.complete or self._is_head  # the length is what a GET would have got
+        if not self.complete:
+            self.status = self._parser.get_status_code()
+            self.complete = self._is_head and self.status >= 200  # the length is what a GET would have got
 
     def on_body(self, body: bytes) -> None:
-        if not self.complete:  # else it is of another answer
+        if not self.complete:
             self.body += body
 
     def on_message_complete(self) -> None:
-        self.complete = True
+        self.complete = self.complete or self.status >= 200
 
 
 class Connection:
@@ -69,6 +83,7 @@ class Connection:
 
         Raises:
             Silence: there was no whole answer in time. The connection is closed then.
+            NotHttp: what came is none.
         """
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**22)
@@ -78,35 +93,28 @@ class Connection:
                 self._writer.write(request)
                 if ends:
                     self._writer.write_eof()
-                status = await self._read(reading)
+                await self._read(reading)
         except TimeoutError:
             await self.close()
             raise Silence(reading.begun) from None
         except OSError:
-            status = None
-        keeps = status is not None and not (ends or is_head) and reading.headers.get("connection") != "close"
-        if not keeps:
+            pass  # it was cut off
+        if ends or is_head or not reading.complete or reading.headers.get("connection") == "close":
             await self.close()
-        return None if status is None else Response(status, reading.headers, reading.body, keeps)
+        return Response(reading.status, reading.headers, reading.body) if reading.complete else None
 
     async def close(self) -> None:
         """Closes it, if it is open."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-            try:
+            with contextlib.suppress(OSError):
                 await writer.wait_closed()
-            except OSError:
-                pass
 
-    async def _read(self, reading: _Reading) -> int | None:
+    async def _read(self, reading: _Reading) -> None:
         assert self._reader is not None
-        parser = httptools.HttpResponseParser(reading)
         while not reading.complete:
             data = await self._reader.read(2**18)
             if not data:
-                return parser.get_status_code() if reading.begun and "content-length" not in reading.headers else None
-            parser.feed_data(data)
-            if reading.begun and parser.get_status_code() == 100:
-                reading.complete, parser = False, httptools.HttpResponseParser(reading)
-        return int(parser.get_status_code())
+                break
+            reading.feed(data)

@@ -5,75 +5,23 @@ import random
 import re
 from typing import Any, NamedTuple
 
-ENDPOINTS = ["e0", "e1", "e2", "e3", "access", "default"]
-WORKERS = ["w0", "w1", "w.2", "upkeep"]
+from .odd import (
+    DAMAGE,
+    ENDPOINTS,
+    HEADERS,
+    HEADERS_WITH_TEXT,
+    METHODS,
+    ODD_BODIES,
+    ODD_TEXTS,
+    ODD_VALUES,
+    OFTEN,
+    QUERIES,
+    QUERY_VALUES,
+    SHAPES,
+    WORKERS,
+)
+
 MOST_KEPT = 300
-
-ODD_TEXTS = [
-    "", " ", "\0", "\n", "a\r\nb", "é", "\ud800", "\U0001f600", "/", "..", ".", "*", "?", "[a]", "{}", "{access}", "%", "%s",
-    "-", "-1", "0", "1e9", "NaN", "null", "true", "a/b", "a:b", "a b", "+inf", "x" * 300, "x" * 5000, "٣", "²",
-    "18446744073709551616", "9" * 15, "9" * 400,
-]  # fmt: skip
-ODD_NUMBERS = [
-    0, -1, 1, 1.5, -0.0, 1e-320, 1e19, 1.8446744073709552e19, 1e300, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
-    -(2**63) - 1, 10**30, 10**400, float("nan"), float("inf"), 4_999, 604_800_001,
-]  # fmt: skip
-ODD_VALUES = [*ODD_TEXTS, *ODD_NUMBERS, None, True, False, [], {}, [[]], {"": None}, [{}] * 20, {"a": {"b": [1]}}]
-ODD_BODIES = [
-    b"", b" ", b"{", b"}", b"[", b"null", b"true", b"1", b'"x"', b"[]", b"{}", b"{}{}", b"\xff", b"\xef\xbb\xbf{}", b'{"a":}',
-    b'{"input":"\xff"}', b'{"input":"\\q"}', b'{"input":"\\ud800"}', b'{"\\ud800":1}', b'{"input":1,"input":2}',
-    b'{"input":01}', b'{"input":1,}', b'{"input":"\0"}', b'{"input":"\t"}', b'{"input":1}\0', b'{"input":NaN}',
-    b"[" * 100_000, b'{"a":' * 50_000, b'{"input":' + b"[" * 900 + b"]" * 900 + b"}", b'{"input":' + b"9" * 5000 + b"}",
-    b'{"input":1,"policy":{"\\ud800":1}}', b'{"input":1,"webhook":"\\ud800"}', b'{"input":1,"policy":{"ttl":"\\q"}}',
-    b'{"error":"\\q"}', b'{"error":"\\ud800"}', b'{"output":"\\q"}', b'{"output":NaN,"x":"\\q"}', b'["\\q"]', b'["\xff"]',
-    b'{"id":"w0","description":{"gpu":"\\ud800","sdk":"\\q"}}', b'{"error":"' + b"x" * 20_000 + b'"}', b"x" * 300_000,
-    b'{"attempts":[' + b'["a",1],' * 9_999 + b'["a",1]]}', b"[" + b"1," * 999 + b"1]", b"[" + b"1," * 1000 + b"1]",
-    b'{"gone_ms":1000,"concurrency":1,"state":"ready","attempts":[' + b'["a",1],' * 9_999 + b'["a",1]]}',
-]  # fmt: skip
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "QUERY", "X"]
-HEADERS = [
-    ("Accept", "text/event-stream"), ("Accept", "application/x-runlane-jobs"), ("Content-Type", "text/plain"),
-    ("Expect", "100-continue"), ("Expect", "x"), ("Last-Event-ID", "1"), ("Idempotency-Key", "one"), ("Host", ""),
-    ("Host", "[::1"), ("Origin", "null"), ("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Upgrade", "h2c"),
-    ("Connection", "close"), ("Content-Encoding", "gzip"), ("X-Forwarded-For", "1.2.3.4, x"), ("Cookie", "a=b"),
-    ("Content-Length", "0"), ("Content-Length", "-1"), ("Content-Length", "1" * 30), ("Transfer-Encoding", "chunked"),
-    ("Transfer-Encoding", "gzip, chunked"), ("X-API-Key", "rl-a"), ("Authorization", "Basic eDp5"), ("Range", "bytes=0-"),
-]  # fmt: skip
-HEADERS_WITH_TEXT = ["Last-Event-ID", "Idempotency-Key", "Accept", "Authorization", "X-API-Key", "Host", "Content-Type", "A"]
-QUERIES = ["wait", "ttl", "limit", "cursor", "status", "from", "batch_size", "attempt", "first", "isStream", "job_id", "check",
-           "job_in_progress", "reason", "gpu", "runpod_version"]  # fmt: skip
-QUERY_VALUES = ["0", "1", "10", "1000", "10000", "COMPLETED", "1.1", "1700000000000.3", "unhealthy", "true", "a,b,,c"]
-
-OFTEN = {("/v2/{endpoint}/run", "POST"): 4, ("/v2/{endpoint}/job-take/{worker}", "GET"): 3, ("/v1/endpoints", "POST"): 2}
-
-_ENDS = {"expiresInSeconds": 60}
-SHAPES: dict[str, list[Any]] = {
-    "run": [
-        {"input": {"prompt": "x"}}, {"input": None, "webhook": "http://x/", "s3Config": {}},
-        {"input": [1], "policy": {"executionTimeout": 5000, "ttl": 10000, "lowPriority": True}},
-    ],
-    "endpoints": [
-        {"id": "e0", "leaseSeconds": 1, "attempts": 2}, {"id": "e1", "maxQueued": 5, "env": {"A": "1"}},
-        {"id": "e2", "executionTimeoutMs": 5000, "retryDelaySeconds": 0.1}, {"id": "access"}, {"id": "e3", "workersMax": 0},
-    ],
-    "keys": [
-        {**_ENDS}, {"scopes": ["read"], **_ENDS}, {"scopes": ["worker"], "endpoints": ["e0"], **_ENDS},
-        {"scopes": ["admin", "manage"], "name": "n", "rate": 5, "weight": 3, **_ENDS},
-    ],
-    "rotate": [{}, {"overlapSeconds": 0}, {"overlapSeconds": 1.5}],
-    "workers": [
-        {}, {"id": "w0", "link": "http", "description": {"gpu": "x"}}, {"id": "w1", "restarted": True},
-    ],
-    "ping": [{"gone_ms": 1000, "concurrency": 2, "state": "ready", "description": {"sdk": "x"}, "attempts": [["j", 1]]}],
-    "job-return": [{"attempts": [["j", 1]], "number": 3}],
-    "job-lost": [{"error": "gone"}],
-    "job-stream": [{"output": "x" * 2500}, {"output": {"a": 1}}, [1, "x", {"y": [None]}]],
-    "job-done": [
-        {"output": {"a": 1}}, {"error": "x"}, {"error": {"message": "m", "code": 429}}, {"output": [], "stopPod": True},
-        {"status": "IN_PROGRESS", "output": 1}, {"output": "text"}, {}, {"error": '{"error_message": ["x"]}'},
-    ],
-    "openai": [{"model": "m", "stream": True}, {"model": "m", "messages": [{"role": "user", "content": "x"}]}],
-}  # fmt: skip
 
 
 class Known:
@@ -99,7 +47,7 @@ def _found(pattern: bytes, body: bytes) -> list[str]:
 
 def _keep(kept: list[Any], more: list[Any]) -> None:
     kept += more
-    del kept[: -MOST_KEPT]
+    del kept[:-MOST_KEPT]
 
 
 class Request(NamedTuple):
@@ -124,7 +72,7 @@ class Maker:
             for path, methods in table.items() for method in methods for _ in range(OFTEN.get((path, method), 1))
         ]  # fmt: skip
         self._known = known
-        self._random = random.Random(seed)  # noqa: S311
+        self._random = random.Random(seed)
 
     def request(self) -> Request:
         """The next one."""
@@ -132,7 +80,7 @@ class Maker:
         path, method = random.choice(self._operations)
         if method == "DELETE" and path.startswith("/v1/endpoints") and random.random() < 0.7:
             method = "GET"  # else there would seldom be an endpoint
-        name = path.split("/")[3] if path.startswith("/v2/") else path.rpartition("/")[2].replace("{endpoint}", "endpoints")
+        name = path.split("/")[3 if path.startswith("/v2/") else -1].replace("{endpoint}", "update")
         sent = random.choice(METHODS) if random.random() < 0.03 else method
         key, endpoint, job = random.choice(self._known.jobs)
         if "{job}" not in path or random.random() < 0.3:
@@ -167,8 +115,8 @@ class Maker:
         return random.choice([
             target.replace("/", "%2F"), target.replace("/", "//"), target + "/", target[:at], target[at:] or "/",
             target[:at] + "%" + target[at:], target[:at] + "%00" + target[at:], target[:at] + "%ff%fe" + target[at:],
-            "http://other" + target, "*", target + "#x", target[:at] + "é" + target[at:], target.upper(), target + "/x/y",
-            target.replace("/v2/", "/v2/../v2/"), "/" + "a/" * 2000, target[:at] + "?" + target[at:],
+            "http://other" + target, "*", target + "#x", target[:at] + "é" + target[at:], target.upper(),
+            target + "/x/y", target.replace("/v2/", "/v2/../v2/"), "/" + "a/" * 2000, target[:at] + "?" + target[at:],
         ])  # fmt: skip
 
     def _escaped(self, text: str) -> str:
@@ -183,8 +131,9 @@ class Maker:
             found.append("wait=1000")
         elif name in ("job-take", "job-take-batch", "job-stop"):
             found.append(f"wait={random.choice([0, 0, 5, 100])}")
-        elif name == "job-done" or name == "job-stream":
-            found += random.sample([f"attempt={random.randint(1, 2)}", "isStream=true", "first=1"], random.randint(0, 2))
+        elif name in ("job-done", "job-stream"):
+            possible = [f"attempt={random.randint(1, 2)}", "isStream=true", "first=1"]
+            found += random.sample(possible, random.randint(0, 2))
         while random.random() < 0.15:
             field = random.choice([field for field in QUERIES if field != "wait" or not found])
             value = random.choice(QUERY_VALUES) if random.random() < 0.6 else self._escaped(random.choice(ODD_TEXTS))
@@ -248,8 +197,7 @@ class Maker:
     def _damaged(self, body: bytes) -> bytes:
         random = self._random
         at = random.randrange(len(body) + 1)
-        what = random.choice([b"", b"\0", b"\xff", b"\\", b'"', b"\\u", b"[", b"}", b",", b"\xed\xa0\x80", bytes([random.randrange(256)])])
-        return body[:at] + what + body[at + random.choice([0, 0, 1, 1000]) :]
+        return body[:at] + random.choice(DAMAGE) + body[at + random.choice([0, 0, 1, 1000]) :]
 
     def _framed(self, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> tuple[bytes, bool]:
         random = self._random

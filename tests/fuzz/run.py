@@ -17,7 +17,7 @@ from gateway.settings import Settings
 from ..gateway.processes import Gateway
 from ..gateway.waiting import eventually_true
 from ..stores import Server, valkey
-from .connection import Connection, Response, Silence
+from .connection import Connection, NotHttp, Response, Silence
 from .requests import Known, Maker, Request
 
 CLIENTS = 48
@@ -34,7 +34,7 @@ SETTINGS = {
     "chunk_limit": "1000", "run_limit": "250000", "runsync_limit": "250000", "run_retention_seconds": "5",
     "runsync_retention_seconds": "2",
 }  # fmt: skip
-IN_LOG = re.compile(r"^(?:Traceback|.* failed$|.*the store refused|.*exception was never retrieved|.*Exception in).*", re.MULTILINE)
+IN_LOG = re.compile(r"^(?:Traceback|.* failed$|.*the store refused|.*never retrieved|.*Exception in).*", re.MULTILINE)
 MOST_OF_LOG = 8000
 SPARE_FILES = 40
 """Connections to the store, which come as they are needed."""
@@ -60,7 +60,10 @@ class Outcome:
         self.failures.append(what + sent)
 
 
-def fuzz(folder: Path, seed: int, requests: int, seconds: float, tell: Callable[[Outcome], None] | None = None) -> Outcome:
+Tell = Callable[[Outcome], None]
+
+
+def fuzz(folder: Path, seed: int, requests: int, seconds: float, tell: Tell | None = None) -> Outcome:
     """Sends so many requests, or for so long, to a gateway over a store that it starts.
 
     Args:
@@ -106,7 +109,7 @@ class _Run:
         self._deadline = time.monotonic() + seconds
         self._known = Known(list(OURS))
 
-    async def run(self, tell: Callable[[Outcome], None] | None) -> None:
+    async def run(self, tell: Tell | None) -> None:
         """All of it."""
         await self._client(CLIENTS, most=1)  # so that all is loaded that is loaded late
         files = self._open_files()
@@ -147,6 +150,9 @@ class _Run:
         except Silence:
             if patient:
                 self._outcome.fail(f"no answer within {seconds:g} s", request)
+        except NotHttp as error:
+            self._outcome.fail(str(error), request)
+            await connection.close()
         except ConnectionRefusedError:
             self._outcome.fail("the gateway is gone")
             return False

@@ -3,7 +3,8 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx
@@ -80,7 +81,7 @@ class Ask(NamedTuple):
     query: str = ""
     job: str = "job"
     """Which of the owner's jobs it is about."""
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 _V2 = "/v2/{endpoint}"
@@ -112,8 +113,8 @@ ASKS = {
     ("GET", f"{_V2}/ping/{{worker}}"): Ask(query="status=unhealthy"),
     ("POST", f"{_V2}/ping/{{worker}}"): Ask({"gone_ms": 1000, "concurrency": 9, "state": "ready"}),
     **{
-        (method, f"{_V2}/openai/{{path:path}}"): Ask(None if method == "GET" else {"model": "m", "stream": method == "PUT"})
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        (method, f"{_V2}/openai/{{path:path}}"): Ask(body)
+        for method, body in (("GET", None), ("POST", {"a": 1}), ("PUT", {"stream": True}), ("PATCH", {}), ("DELETE", None))
     },
     ("POST", "/v1/endpoints"): Ask({"id": "{endpoint}"}),
     ("GET", "/v1/endpoints"): Ask(),
@@ -154,10 +155,8 @@ async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str])
         body = {name: _filled(value, ids) for name, value in body.items()}
     response = await tenant.http.request(method, f"{path}?{ask.query}", json=body, headers=ask.headers)
     names = {id: name for name, id in ids.items() if name != "worker"}  # too short to be told apart
-    made = response.json().get("id") if response.headers.get("content-type") == "application/json" and response.json() and (
-        isinstance(response.json(), dict)) else None
-    if isinstance(made, str):
-        names.setdefault(made, "made")
+    if made := re.match(r'{"id":"([^"]+)"', response.text):
+        names.setdefault(made[1], "made")
     names |= {id: "request" for name, id in response.headers.items() if name == "x-request-id"}
     return answer_of(response, names)
 
@@ -175,7 +174,8 @@ async def test_another_s_is_answered_as_what_never_was(
     before, elsewhere = await acme.view(), of("acme-2", 1)
     there, nowhere = acme.ids, never(acme.ids)
     answers = [
-        await asyncio.gather(*(asked(tenant, operation, ids) for ids in (there, nowhere))) for tenant in (other, elsewhere)
+        await asyncio.gather(*(asked(tenant, operation, ids) for ids in (there, nowhere)))
+        for tenant in (other, elsewhere)
     ]
     if operation != ("POST", "/v1/endpoints"):  # of which there is one by now, at the second gateway
         assert answers[0] == answers[1]
@@ -190,9 +190,7 @@ async def test_another_s_is_answered_as_what_never_was(
     assert "{" not in operation[1] or own.status != one.status
 
 
-@pytest.mark.parametrize(
-    "operation", [each for each in ASKS if re.search("{(worker|job|key)}", each[1])], ids=" ".join
-)
+@pytest.mark.parametrize("operation", [each for each in ASKS if re.search("{(worker|job|key)}", each[1])], ids=" ".join)
 async def test_nor_is_it_reached_through_an_endpoint_of_the_same_id(
     acme: Tenant, other: Tenant, operation: tuple[str, str]
 ) -> None:
@@ -294,8 +292,9 @@ async def test_a_worker_key_is_good_in_its_tenant(of: Any, endpoint: str, mine: 
     ["/v2/acme/{id}/health", "/v2/acme%2F{id}/health", "/v2/acme%2f{id}/status/{job}", "/v2/%2e%2e/acme/{id}/health",
      "/v2/x/../acme%2F{id}/health", "/v2/acme%252F{id}/health", "/v2/{{acme%2F{id}}}/health", "/v2/acme:{id}/health",
      "/v2/acme%00{id}/health", "/v2/*/health", "/v2/%2A/health", "/v2/acme%2F*/health", "/v2/%7Baccess%7D/health",
-     "/v1/endpoints/acme%2F{id}", "/v1/endpoints/acme/{id}", "/v1/endpoints/%2Facme%2F{id}", "/v1/endpoints/..%2Facme%2F{id}",
-     "/v1/keys/acme%2F{key}", "/v1/keys/..%2Facme%2F{key}", "/v1/keys/%2A", "/v1/keys/acme:{key}", "/v2/{id}/workers/*"],
+     "/v1/endpoints/acme%2F{id}", "/v1/endpoints/acme/{id}", "/v1/endpoints/%2Facme%2F{id}",
+     "/v1/endpoints/..%2Facme%2F{id}", "/v1/keys/acme%2F{key}", "/v1/keys/..%2Facme%2F{key}", "/v1/keys/%2A",
+     "/v1/keys/acme:{key}", "/v2/{id}/workers/*"],
 )  # fmt: skip
 async def test_no_spelling_leads_to_another_tenant(acme: Tenant, of: Any, path: str) -> None:
     before = await acme.view()
@@ -306,7 +305,9 @@ async def test_no_spelling_leads_to_another_tenant(acme: Tenant, of: Any, path: 
     assert await acme.view() == before
 
 
-@pytest.mark.parametrize("id", ["acme/x", "acme%2Fx", "..", "{}", "*", "a*", "a?", "[a]", "a:b", "{access}", "a b", "a\n", "/x"])
+@pytest.mark.parametrize(
+    "id", ["acme/x", "acme%2Fx", "..", "{}", "*", "a*", "a?", "[a]", "a:b", "{access}", "a b", "a\n", "/x"]
+)
 async def test_no_endpoint_can_be_named_so_that_it_is_taken_for_another(acme: Tenant, of: Any, id: str) -> None:
     for name in ("acme-2", "default"):
         assert (await of(name).http.post("/v1/endpoints", json={"id": id})).status_code == 400
@@ -323,11 +324,14 @@ async def reached(backing: Server) -> AsyncIterator[Store]:
     await store.close()
 
 
-NAMES = ["default", "access", "a", "a/a", "a/b", "a-a", "a.a/a", "a-a/a", "a/access", "access/a", "default-/a", "ab", "a/ab"]
+NAMES = [
+    "default", "access", "a", "a/a", "a/b", "a-a", "a.a/a", "a-a/a", "a/access", "access/a", "default-/a", "ab",
+    "a/ab",
+]  # fmt: skip
 KEYS = ["settings", "job:x", "queue:normal", "workers", "worker:w1", "key:x", "keys:a", "news"]
 COMMANDS = [
-    ("HGET", "{}", "input"), ("HSET", "{}", "a", "b"), ("XADD", "{}", "*", "revoked", "x"), ("UNLINK", "{}"), ("XLEN", "{}"),
-    ("SPUBLISH", "{}", "x"), ("SSUBSCRIBE", "{}"),
+    ("HGET", "{}", "input"), ("HSET", "{}", "a", "b"), ("XADD", "{}", "*", "revoked", "x"), ("UNLINK", "{}"),
+    ("XLEN", "{}"), ("SPUBLISH", "{}", "x"), ("SSUBSCRIBE", "{}"),
 ]  # fmt: skip
 
 

@@ -89,10 +89,15 @@ IN_ORDER_OF_TIME = {"requests", "workers", "list the keys"}
 OFTEN = ["run", "run", "take", "take", "chunk", "done", "make"]
 LOOKS = ["health", "requests", "workers", "list", "show", "list the keys"]
 
+OWNERS = ["own", "own", "other", "no"]
+
 steps = st.builds(
-    Step, st.sampled_from(list(KEYS)), st.sampled_from([*OPERATIONS, *OFTEN]), st.sampled_from(["own", "own", "other", "no"]),
+    Step, st.sampled_from(list(KEYS)), st.sampled_from([*OPERATIONS, *OFTEN]), st.sampled_from(OWNERS),
     st.integers(0, 3), st.sampled_from([0, 0, 0, 1]), st.sampled_from(["w1", "w1", "w2"]), st.integers(0, 3),
 )  # fmt: skip
+
+
+PATTERNS = {"job": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "key": r"(?<!\w)k[0-9a-f]{16}"}
 
 
 class Made:
@@ -103,7 +108,7 @@ class Made:
 
     def learn(self, response: httpx.Response) -> None:
         """Takes the ids of an answer."""
-        for kind, pattern in (("job", r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), ("key", r"(?<!\w)k[0-9a-f]{16}")):
+        for kind, pattern in PATTERNS.items():
             for id in re.findall(pattern, response.text):
                 if id not in self.ids[kind] and response.is_success:
                     self.ids[kind].append(id)
@@ -173,8 +178,9 @@ class Story:
         headers = {"Idempotency-Key": step.worker} if step.operation == "run once" else {}
         headers |= {"Accept": "text/event-stream"} if step.operation == "events" else {}
         headers |= RAW_JOBS if step.operation == "give back" else {}
-        filled = body and {name: _filled(value, ids) for name, value in body.items()}
-        response = self._places.client(place, step.tenant).request(method, path.format(**ids), json=filled, headers=headers)
+        body = body and {name: _filled(value, ids) for name, value in body.items()}
+        http = self._places.client(place, step.tenant)
+        response = http.request(method, path.format(**ids), json=body, headers=headers)
         made.learn(response)
         answer = answer_of(response, made.names)
         if step.operation in IN_ORDER_OF_TIME and response.is_success:
