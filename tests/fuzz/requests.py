@@ -152,6 +152,8 @@ class Maker:
         headers = [("Host", "x"), ("Authorization", f"Bearer {key}" if random.random() < 0.8 else key)]
         if name == "job-take-batch" and random.random() < 0.5:
             headers.append(("Accept", "application/x-runlane-jobs"))
+        if name == "stream" and random.random() < 0.5:
+            headers.append(("Accept", "text/event-stream"))
         if name == "run" and random.random() < 0.1:
             headers.append(("Idempotency-Key", random.choice("abc")))
         while random.random() < 0.08:

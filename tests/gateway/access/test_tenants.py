@@ -114,7 +114,7 @@ ASKS = {
     ("POST", f"{_V2}/ping/{{worker}}"): Ask({"gone_ms": 1000, "concurrency": 9, "state": "ready"}),
     **{
         (method, f"{_V2}/openai/{{path:path}}"): Ask(body)
-        for method, body in (("GET", None), ("POST", {"a": 1}), ("PUT", {"stream": True}), ("PATCH", {}), ("DELETE", None))
+        for method, body in (("GET", None), ("POST", {}), ("PUT", {"stream": True}), ("PATCH", {}), ("DELETE", {}))
     },
     ("POST", "/v1/endpoints"): Ask({"id": "{endpoint}"}),
     ("GET", "/v1/endpoints"): Ask(),
