@@ -48,7 +48,15 @@ QUERIES = [
     "wait", "ttl", "limit", "cursor", "status", "from", "batch_size", "attempt", "first", "isStream", "job_id",
     "check", "job_in_progress", "reason", "gpu", "runpod_version",
 ]  # fmt: skip
-QUERY_VALUES = ["0", "1", "10", "1000", "10000", "COMPLETED", "1.1", "1700000000000.3", "unhealthy", "true", "a,b,,c"]
+QUERIES_OF = {
+    "stream": ["from"], "requests": ["limit", "cursor", "status"], "workers": ["limit", "cursor"], "status": ["ttl"],
+    "run": ["ttl"], "job-take-batch": ["batch_size"], "job-done": ["attempt", "isStream"], "ping": ["job_id", "status"],
+    "job-stream": ["attempt", "first"],
+}  # fmt: skip
+QUERY_VALUES = [
+    "0", "1", "10", "1000", "10000", "9" * 9, "9" * 15, "9" * 16, "1.1", "1700000000000.3", "9999999999999999.0",
+    "COMPLETED", "unhealthy", "true", "a,b,,c", "",
+]  # fmt: skip
 
 OFTEN = {
     ("/v2/{endpoint}/run", "POST"): 4,

@@ -16,6 +16,7 @@ from .odd import (
     ODD_VALUES,
     OFTEN,
     QUERIES,
+    QUERIES_OF,
     QUERY_VALUES,
     SHAPES,
     WORKERS,
@@ -134,8 +135,9 @@ class Maker:
         elif name in ("job-done", "job-stream"):
             possible = [f"attempt={random.randint(1, 2)}", "isStream=true", "first=1"]
             found += random.sample(possible, random.randint(0, 2))
-        while random.random() < 0.15:
-            field = random.choice([field for field in QUERIES if field != "wait" or not found])
+        while random.random() < 0.2:
+            fields = QUERIES_OF.get(name, QUERIES) if random.random() < 0.7 else QUERIES
+            field = random.choice([field for field in fields if field != "wait" or not found])
             value = random.choice(QUERY_VALUES) if random.random() < 0.6 else self._escaped(random.choice(ODD_TEXTS))
             found.append(f"{field}={value}" if random.random() < 0.95 else field)
         return "?" + "&".join(found) if found else ""
