@@ -4,13 +4,16 @@ BIN := .venv/bin
 # The older of the SDKs of RunPod that the tests run: beside the newer one, with whose dependencies it does.
 OLD_RUNPOD := 1.7.13
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test fuzz lint format bench clean
 
 demo: .venv/.dev
 	@$(BIN)/runlane demo
 
 test: .venv/.test
 	$(BIN)/pytest -n 2 --dist loadfile
+
+fuzz: .venv/.test
+	$(BIN)/python -m tests.fuzz --requests 100000 --seconds 600
 
 lint: .venv/.test
 	$(BIN)/ruff check .

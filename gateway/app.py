@@ -48,6 +48,8 @@ class App:
 
     The operations on jobs are found in a table, by the parts of their path, before anything else; all the rest goes
     through Starlette's router. Its middleware and its search through the routes took a quarter of the time of a `/run`.
+
+    `served`: the paths, as Starlette writes them, and the methods of each; known when it is connected.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -60,6 +62,7 @@ class App:
         self._limits = {} if self._is_open else limits_of(settings.rate_limits)
         self._drain: Callable[[], object] = _nothing
         self._operations: dict[tuple[str, int], Endpoint] = {}
+        self.served: dict[str, tuple[str, ...]] = {}
         self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +121,8 @@ class App:
         ):
             self._serve(served, access)
         for path, each in OpenAI(engine, self._settings).operations().items():
-            self._router.routes.append(Route(f"/v2/{{endpoint}}{path}", self._endpoint(each, access, openai_error)))
+            path = f"/v2/{{endpoint}}{path}"
+            self._router.routes.append(Route(path, self._endpoint(path, each, access, openai_error)))
         self._manage(Manage(endpoints, stored, credentials, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
         try:
@@ -136,7 +140,7 @@ class App:
     def _serve(self, operations: dict[str, Served], access: Access) -> None:
         for path, served in operations.items():
             _, name, *rest = path.split("/")
-            self._operations[name, 4 + len(rest)] = self._endpoint(served, access)
+            self._operations[name, 4 + len(rest)] = self._endpoint(f"/v2/{{endpoint}}{path}", served, access)
 
     def _manage(self, operations: dict[tuple[str, str], Managed], access: Access) -> None:
         by_path: dict[str, dict[str, Managed]] = {}
@@ -149,9 +153,12 @@ class App:
                 await access.admit(call, managed.scope)
                 return await self._audit.of(managed.event, managed.operation)(call)
 
-            self._router.routes.append(Route(path, self._endpoint(Served(operation, tuple(methods), None), access)))
+            served = Served(operation, tuple(methods), None)
+            self._router.routes.append(Route(path, self._endpoint(path, served, access)))
 
-    def _endpoint(self, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
+    def _endpoint(self, path: str, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
+        self.served[path] = served.methods
+
         async def check(call: Call) -> None:
             if self._local:
                 check_local(call.header(b"host"), call.header(b"origin"))

@@ -43,7 +43,7 @@ class Credentials:
         base = keys.base(endpoint)
         try:
             await self._store.on_every_node(
-                "ACL SETUSER", self._user(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
+                "ACL SETUSER", user_of(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
                 f"&{base}:*", *(f"+{command}" for command in COMMANDS),
             )  # fmt: skip
         except ResponseError as error:
@@ -51,11 +51,11 @@ class Credentials:
             reason = str(error).partition(", with args")[0]
             logger.warning("the store makes no user for worker %s, which comes over HTTP instead: %s", worker, reason)
             return None
-        return {"url": self._url_for(self._user(endpoint, worker), password), "cluster": self._store.clustered}
+        return {"url": self._url_for(user_of(endpoint, worker), password), "cluster": self._store.clustered}
 
     async def revoke(self, endpoint: str, worker: str) -> None:
         """Deletes the worker's user, which closes its connections."""
-        await self._delete(self._user(endpoint, worker))
+        await self._delete(user_of(endpoint, worker))
 
     async def revoke_all(self, endpoint: str) -> None:
         """Deletes the users of all workers of an endpoint."""
@@ -63,7 +63,7 @@ class Credentials:
             users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
         except ResponseError:
             return  # it makes none
-        ours = [user for user in map(_text, users) if user.startswith(self._user(endpoint, ""))]
+        ours = [user for user in map(_text, users) if user.startswith(user_of(endpoint, ""))]
         if ours:
             await self._delete(*ours)
 
@@ -73,14 +73,15 @@ class Credentials:
         except ResponseError as error:
             logger.debug("the store deletes no users: %s", error)
 
-    @staticmethod
-    def _user(endpoint: str, worker: str) -> str:
-        return f"runlane:{endpoint}:{worker}"
-
     def _url_for(self, user: str, password: str) -> str:
         parts = urlsplit(self._url)
         place = parts.netloc.rpartition("@")[2]
         return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()
+
+
+def user_of(endpoint: str, worker: str) -> str:
+    """The name of a worker's user at the store."""
+    return f"runlane:{endpoint}:{worker}"
 
 
 def _text(value: str | bytes) -> str:

@@ -70,8 +70,7 @@ class Keys:
         """Makes another key like this one, which goes on for `overlapSeconds`."""
         id = call.parameters["key"]
         call.facts["rotates"] = id[:100]
-        body = await json_object(call, self._settings) if int(call.header(b"content-length") or 0) else {}
-        overlap = _convert(body, _Rotation).overlap_seconds
+        overlap = _convert(await json_object(call, self._settings, b"{}"), _Rotation).overlap_seconds
         before = await self._stored.get(call.tenant, id)
         made = await self._made(call, before.terms, None)
         if overlap:

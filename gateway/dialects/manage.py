@@ -87,15 +87,15 @@ def worker_terms(endpoint: str) -> Terms:
     return Terms(frozenset({Scope.WORKER}), f"workers of {endpoint}", (endpoint,))
 
 
-async def json_object(call: Call, settings: Settings) -> dict[str, Any]:
-    """The body of a request.
+async def json_object(call: Call, settings: Settings, default: bytes = b"") -> dict[str, Any]:
+    """The body of a request. `default`: what it is when there is none.
 
     Raises:
         BadRequest: it is no JSON object.
     """
     body = await call.body(MOST_BYTES, settings.body_seconds)
     try:
-        fields = orjson.loads(body)
+        fields = orjson.loads(body or default)
     except orjson.JSONDecodeError:
         raise BadRequest("the body is not valid JSON") from None
     if not isinstance(fields, dict):

@@ -52,7 +52,7 @@ async def submitted(engine: Engine, call: Call, job: Submission, wait_seconds: f
         Unavailable: the store cannot be reached, or this process is going.
         NotFound: no such endpoint.
     """
-    await engine.wakeups.subscribe(call.endpoint)
+    await engine.listen(call.endpoint)
     with engine.wakeups.watch(call.endpoint, job.id) as watch:
         if watch.ended:
             raise _ending()

@@ -83,7 +83,7 @@ class RunPod:
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
         job = parse_submission(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
-        await self._engine.wakeups.subscribe(call.endpoint)
+        await self._engine.listen(call.endpoint)
         with self._watch(call, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
             if id == job.id:
@@ -112,7 +112,7 @@ class RunPod:
         job = _job_id(call)
         if "text/event-stream" in call.header(b"accept"):
             return await self._event_stream(call, job)
-        await self._engine.wakeups.subscribe(call.endpoint)
+        await self._engine.listen(call.endpoint)
         deadline, waited, limit = time.monotonic() + POLL_SECONDS, False, call.limit
         with self._watch(call, job) as watch:
             while True:
@@ -198,7 +198,7 @@ class RunPod:
 
     async def _wait_for(self, call: Call, job: str, wait: int, limit: str = "") -> Reply:
         endpoint = call.endpoint
-        await self._engine.wakeups.subscribe(endpoint)
+        await self._engine.listen(endpoint)
         with self._watch(call, job) as watch:
             found = await self._engine.status(endpoint, job, watch=True, limit=limit)
             if not found.final:
@@ -233,7 +233,7 @@ class RunPod:
         await self._engine.read(
             call.endpoint, job, 0, 1, call.limit
         )  # errors get their status before the stream begins
-        await self._engine.wakeups.subscribe(call.endpoint)
+        await self._engine.listen(call.endpoint)
         return EventSourceResponse(
             self._events(call.endpoint, job, int(text)), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
         )

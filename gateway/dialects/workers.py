@@ -72,7 +72,7 @@ class Workers:
         """What `runlane worker-env` has to know; it also says whether the key is right."""
         endpoint = await self._access.admit(call)
         seconds = max(1, min(PING_SECONDS, endpoint.lease_ms // 3000))
-        return Reply(orjson.dumps({"endpoint": endpoint.name, "pingIntervalMs": seconds * 1000}))
+        return Reply(orjson.dumps({"endpoint": endpoint.id, "pingIntervalMs": seconds * 1000}))
 
     async def register(self, call: Call) -> Answer:
         """Takes a worker in, or gives one that lost its user at the store a new one."""

@@ -179,13 +179,24 @@ class Engine:
         await self.wakeups.close()
         await self.batcher.close()
 
+    async def listen(self, endpoint: str) -> None:
+        """Has this process hear of the endpoint's jobs; a look at one, or its submission, comes after that.
+
+        Raises:
+            NotFound: no such endpoint. To those that are none nobody subscribes: there is no end of them.
+            Unavailable: the store cannot be reached.
+        """
+        if not self.wakeups.hears(endpoint) and not await self._call(endpoint, "settings"):
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+        await self.wakeups.subscribe(endpoint)
+
     async def submit(self, endpoint: str, job: Submission, watch: bool = False, limit: Limit = "") -> tuple[str, State]:
         """Puts a job into the queue, or finds the one that its idempotency key made before.
 
         Args:
             endpoint: the endpoint's name.
             job: the job.
-            watch: whether this process wants to hear of the job; `wakeups.subscribe` comes first.
+            watch: whether this process wants to hear of the job; `listen` comes first.
             limit: of the requests, as of all operations that take one.
 
         Returns:
@@ -366,9 +377,14 @@ class Engine:
         return int(await self._call(endpoint, "leave", worker))
 
     async def _call(self, endpoint: str, function: str, *arguments: str | bytes | int, limit: Limit = "") -> Any:
-        if limit:
-            return await self.batcher.call(keys.base(endpoint), "limited", limit, function, *arguments)
-        return await self.batcher.call(keys.base(endpoint), function, *arguments)
+        try:
+            if limit:
+                return await self.batcher.call(keys.base(endpoint), "limited", limit, function, *arguments)
+            return await self.batcher.call(keys.base(endpoint), function, *arguments)
+        except ResponseError as error:
+            if str(error).startswith("NOGROUP"):
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}") from None
+            raise
 
 
 def _worker(row: list[Any]) -> Worker:

@@ -14,8 +14,8 @@ ENDPOINTS = "runlane:endpoints"
 UPKEEP = "runlane:upkeep"
 """Held by the gateway process whose turn it is to do upkeep; expires."""
 
-ACCESS = "runlane:{access}"
-"""The base key of what decides who is let in."""
+ACCESS = "runlane:{/access}"
+"""The base key of what decides who is let in. An endpoint's name does not begin with a slash, so it has another."""
 
 
 def name_of(tenant: str, id: str) -> str:

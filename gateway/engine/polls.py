@@ -240,7 +240,7 @@ class Polls:
             rows = await self._batcher.call(keys.base(endpoint), "park", *arguments)
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):
-                raise NotFound(f"no endpoint {endpoint}") from None
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}") from None
             raise
         if isinstance(rows, int):
             asyncio.get_running_loop().call_later(rows / 1000, poll.quit)

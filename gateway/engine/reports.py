@@ -124,7 +124,7 @@ class Reports:
             return await self._batcher.call(keys.base(endpoint), function, *arguments)
         except ResponseError as error:
             if str(error).startswith("NOGROUP"):
-                raise NotFound(f"no endpoint {endpoint}") from None
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}") from None
             if str(error).startswith("GAP"):
                 raise Conflict(str(error)) from None
             raise

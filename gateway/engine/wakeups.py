@@ -190,6 +190,10 @@ class Wakeups:
         """Gives what is sent to workers to this."""
         self._for_workers = for_workers
 
+    def hears(self, endpoint: str) -> bool:
+        """Whether this process has subscribed to the endpoint before, or is about to."""
+        return keys.gateway_channel(endpoint, self.process) in self._channels
+
     async def subscribe(self, endpoint: str) -> None:
         """Returns when this process hears of the endpoint's jobs.
 

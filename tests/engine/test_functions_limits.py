@@ -122,6 +122,14 @@ class TestAtOnce:
             await driver.call("at_once", limit(at_once=1, count=2))
 
 
+@pytest.mark.parametrize("text", [limit(5, per_worker=1), limit(0, at_once=1, per_worker=1, count=2)])
+async def test_requests_for_what_is_not_there_leave_nothing_for_ever(driver: Driver, text: str) -> None:
+    other = Driver(driver.store, f"{driver.endpoint}-other")
+    answers = [await let_in(other, text) for _ in range(9)]
+    assert str(answers[-1]).startswith("LIMITED")
+    assert {key for key in await other.keys() if await other.key("PTTL", key) == -1} == set()
+
+
 async def test_a_refused_call_does_nothing(driver: Driver) -> None:
     id = await driver.submit()
     await let_in(driver, limit(1))

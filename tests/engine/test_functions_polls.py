@@ -276,6 +276,15 @@ class TestReturn:
         assert await driver.call("return", "w", 1) == "OK"  # it was held up
         assert await driver.state(has.id) == "IN_PROGRESS"
 
+    async def test_however_much_that_is(self, driver: Driver, gateway: Gateway) -> None:
+        has, lacks = await begin(driver, gateway), await begin(driver, gateway)
+        others = [value for number in range(10_000) for value in (f"j{number}", 1)]
+
+        assert await driver.call("return", "w", 1, *others, has.id, has.attempt) == "OK"
+
+        assert await driver.state(has.id) == "IN_PROGRESS"
+        assert await driver.state(lacks.id) == "IN_QUEUE"
+
 
 class TestReportsWithoutNumbers:
     async def test_count_for_the_attempt_that_the_worker_has(self, driver: Driver, gateway: Gateway) -> None:
@@ -293,6 +302,11 @@ class TestReportsWithoutNumbers:
         for value in ("1", "2"):
             assert await driver.call("done", "w", "", job.id, "@w", state, "output", value) == "OK"
         assert await driver.field(job.id, "output") == "1"
+
+    async def test_a_chunk_in_many_pieces(self, driver: Driver, gateway: Gateway) -> None:
+        job = await begin(driver, gateway)
+        assert await driver.call("chunk", job.id, "w", "post", *range(10_000)) == "OK"
+        assert await driver.field(job.id, "chunks") == "10000"
 
     async def test_of_another_worker_do_not(self, driver: Driver, gateway: Gateway) -> None:
         job = await begin(driver, gateway)

@@ -7,7 +7,7 @@ import pytest
 from gateway.engine import wakeups as module
 from gateway.engine.engine import Engine
 from gateway.engine.wakeups import Chunks, Event, Final, Missed, Wakeups, Watch
-from gateway.errors import Unavailable
+from gateway.errors import NotFound, Unavailable
 from gateway.store import Store
 
 from ..stores import Server
@@ -30,6 +30,14 @@ async def until_quiet(watch: Watch) -> list[Event]:
     while (event := await watch.next(0.05)) is not None:
         events.append(event)
     return events
+
+
+async def test_nobody_listens_to_an_endpoint_that_is_none(engine: Engine, driver: Driver) -> None:
+    with pytest.raises(NotFound):
+        await engine.listen(f"{driver.endpoint}-other")
+    await engine.listen(driver.endpoint)
+    assert not engine.wakeups.hears(f"{driver.endpoint}-other")
+    assert engine.wakeups.hears(driver.endpoint)
 
 
 @pytest.mark.every_store

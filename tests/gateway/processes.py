@@ -50,6 +50,10 @@ class Process:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """All that it has written."""
         return self._log.read_text(errors="replace")

@@ -1,4 +1,4 @@
--- Who is let in. These functions are called with KEYS[1] "runlane:{access}".
+-- Who is let in. These functions are called with KEYS[1] "runlane:{/access}".
 --
 -- The keys behind it
 --   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key. For a while

@@ -182,10 +182,11 @@ local function job_of(base, queue, entry)
   return found and found[2][2]
 end
 
--- What was given to a worker and never arrived goes back. `pairs`: from the second on, (job id, attempt) of what it has.
-local function take_back(base, worker, pairs, at)
+-- What was given to a worker and never arrived goes back. `pairs`: from the one at `first` on, (job id, attempt) of what
+-- it has.
+local function take_back(base, worker, pairs, first, at)
   local has = {}
-  for i = 2, #pairs, 2 do has[pairs[i]] = pairs[i + 1] end
+  for i = first, #pairs, 2 do has[pairs[i]] = pairs[i + 1] end
   redis.call('ZREM', base .. ':waiting', worker)
   each_held(base, worker, function(queue, entries)
     for _, entry in ipairs(entries) do
@@ -204,7 +205,7 @@ end
 -- forgotten.
 local function join(keys, args)
   local base, worker, at = keys[1], args[1], now()
-  take_back(base, worker, args, at)
+  take_back(base, worker, args, 2, at)
   redis.call('HDEL', base .. ':worker:' .. worker, 'link', 'gateway', 'poll', 'sent')
   local epoch = (redis.call('HGET', base .. ':worker:' .. worker, 'epoch') or 0) + 1
   note(base, worker, epoch == 1, 'given', 0, 'epoch', epoch)

@@ -31,6 +31,7 @@ end
 
 -- Workers that have loaded their handler. Counted when a limit is reached, and not again for a while.
 local function ready_workers(base, at)
+  if not exists(base) then return 0 end  -- and nothing is to be left behind of what is not there
   local known, counted = string.match(redis.call('HGET', base .. ':counts', 'ready') or '', '^(%d+)@(%d+)$')
   if known and at - counted < WORKERS_MS then return tonumber(known) end
   local counts = count_workers(base, at)

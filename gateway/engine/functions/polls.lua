@@ -131,7 +131,7 @@ local function return_others(keys, args)
     return redis.status_reply('OK')
   end
   note(base, worker, true, 'returned', args[2])
-  take_back(base, worker, {unpack(args, 2)}, at)
+  take_back(base, worker, args, 3, at)  -- of which there may be more than `unpack` can take
   hand_over(base, at)
   return redis.status_reply('OK')
 end
@@ -148,7 +148,9 @@ local function chunk(keys, args)
     if job.unheard == redis.sha1hex(table.concat(args, ' ', 4)) then return redis.status_reply('OK') end
   end
   local first = (job.chunks or 0) - (job.restarted or 0) + 1
-  local reply = emit(keys, {id, '@' .. worker, first, unpack(args, 4)})
+  local said = {id, '@' .. worker, first}
+  for i = 4, #args do said[i] = args[i] end  -- which may be more than `unpack` can take
+  local reply = emit(keys, said)
   if reply.ok then redis.call('HSET', key, 'post', post) end
   return reply
 end

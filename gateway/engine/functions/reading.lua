@@ -109,7 +109,8 @@ local function chunks_after(base, id, position, count, bytes)
   local chunks, first, size = {}, nil, 0
   repeat
     local step = math.min(count - #chunks, 16)
-    local items = redis.call('XRANGE', chunks_key(base, id), '(' .. position .. '-0', '+', 'COUNT', step)
+    local after = string.format('(%.0f-0', position)  -- Lua itself writes a number of 15 digits as 1e+15
+    local items = redis.call('XRANGE', chunks_key(base, id), after, '+', 'COUNT', step)
     for _, item in ipairs(items) do
       size = size + #item[2][2]
       if first and size > bytes then return chunks, first end

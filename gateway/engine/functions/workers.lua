@@ -48,10 +48,12 @@ local function leave(keys, args)
   return held
 end
 
--- came_with: worker, id of the key that it registered with, the time at which that ends (0: never).
+-- came_with: worker, id of the key that it registered with, the time at which that ends (0: never). Nothing, when it was
+-- forgotten meanwhile.
 local function came_with(keys, args)
-  local expiring = keys[1] .. ':expiring'
-  redis.call('HSET', keys[1] .. ':worker:' .. args[1], 'key', args[2])
+  local key, expiring = keys[1] .. ':worker:' .. args[1], keys[1] .. ':expiring'
+  if redis.call('EXISTS', key) == 0 then return 0 end
+  redis.call('HSET', key, 'key', args[2])
   if args[3] == '0' then return redis.call('ZREM', expiring, args[1]) end
   return redis.call('ZADD', expiring, args[3], args[1])
 end

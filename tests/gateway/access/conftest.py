@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from gateway.access.keys import digest
+from gateway.engine.keys import ACCESS
 
 from ...stores import Server
 from ..conftest import client_of
@@ -45,4 +46,4 @@ async def two(replicas: tuple[Gateway, Gateway]) -> AsyncIterator[httpx.AsyncCli
 
 def key_name(key: str) -> str:
     """The key under which the store has it."""
-    return f"runlane:{{access}}:key:{digest(key)}"
+    return f"{ACCESS}:key:{digest(key)}"

@@ -1,6 +1,7 @@
 """Keys that are made, changed and revoked while the gateways run: two of them, over one store."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -232,9 +233,15 @@ class TestRotate:
         left: Any = admin.pttl(key_name(before["key"]))
         assert DAY_MS - 60_000 < left <= DAY_MS
 
-    async def test_or_at_once(self, one: httpx.AsyncClient, replicas: Replicas) -> None:
+    @pytest.mark.parametrize("in_pieces", [False, True])
+    async def test_or_at_once(self, one: httpx.AsyncClient, replicas: Replicas, in_pieces: bool) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"overlapSeconds":'
+            yield b"0}"
+
         before = await created(one)
-        after = (await one.post(f"/v1/keys/{before['id']}/rotate", json={"overlapSeconds": 0})).json()
+        content = body() if in_pieces else b'{"overlapSeconds":0}'
+        after = (await one.post(f"/v1/keys/{before['id']}/rotate", content=content)).json()
         assert [await status_of(replicas[1], key["key"]) for key in (before, after)] == [401, 404]
 
     async def test_no_longer_than_it_was_meant_to_be_good(self, one: httpx.AsyncClient, admin: "redis.Redis") -> None:

@@ -300,9 +300,10 @@ async def test_a_reader_that_comes_back_misses_nothing(target: Target, worker: W
     assert [event.output for event in found] == list(range(1, 21))
 
 
-async def test_a_position_beyond_the_end(target: Target, worker: Worker) -> None:
+@pytest.mark.parametrize("position", ["100", "9" * 15])
+async def test_a_position_beyond_the_end(target: Target, worker: Worker, position: str) -> None:
     job = await begin(target, worker)
-    async with reading(target, job.id, "?from=100") as reader:
+    async with reading(target, job.id, f"?from={position}") as reader:
         worker.emit(job, 1, b"1")
         worker.end(job)
         assert [event.kind for event in await reader.rest()] == ["done"]
