@@ -37,7 +37,7 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClust
 SECONDS_TO_ANSWER = 10.0
 
 
-PARTS = ("common", "handing", "workers", "reading", "jobs", "polls", "upkeep", "endpoints")
+PARTS = ("common", "handing", "workers", "reading", "jobs", "polls", "webhooks", "upkeep", "endpoints", "secrets")
 """The files of the function library, in the order in which they build on one another."""
 
 

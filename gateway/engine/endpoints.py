@@ -24,8 +24,9 @@ NotNegative = Annotated[int, Meta(ge=0)]
 class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, rename="camel"):
     """What a client may set, in the names of RunPod's REST API v1. Fields that need a fleet are kept and shown.
 
-    Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs) and
-    `retryDelaySeconds` (before a job whose worker was lost is tried again).
+    Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
+    `retryDelaySeconds` (before a job whose worker was lost is tried again) and `webhook` (the address that is told
+    of the ends of jobs that name none).
     """
 
     name: str = ""
@@ -49,6 +50,7 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     lease_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    webhook: str | None = None
 
 
 class Endpoint(msgspec.Struct):
@@ -161,6 +163,7 @@ class Endpoints:
             "attempts", config.attempts,
             "lease_ms", round(config.lease_seconds * 1000),
             "retry_delay_ms", round(config.retry_delay_seconds * 1000),
+            "webhook", config.webhook or "",
             *more,
         )  # fmt: skip
 

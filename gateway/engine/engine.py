@@ -37,7 +37,8 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms."""
+    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
+    `webhooks` are told of its end, or else the endpoint's address."""
 
     id: str
     input: bytes
@@ -48,6 +49,7 @@ class Submission(msgspec.Struct, frozen=True):
     low_priority: bool = False
     idempotency_key: str = ""
     fingerprint: str = ""
+    webhooks: tuple[str, ...] = ()
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -188,7 +190,7 @@ class Engine:
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint),
+             job.request, watcher, job.idempotency_key, job.fingerprint, " ".join(job.webhooks)),
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":
@@ -212,6 +214,14 @@ class Engine:
             NotFound: no such job in this endpoint.
         """
         return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else ""))
+
+    async def event(self, endpoint: str, delivery: str, job: str) -> Job:
+        """The job as it was at its end, for the delivery of a webhook.
+
+        Raises:
+            NotFound: it is kept no longer.
+        """
+        return _job(job, await self._call(endpoint, "webhook_event", delivery))
 
     async def unwatch(self, endpoint: str, job: str) -> None:
         """Ends this process's interest in the job."""

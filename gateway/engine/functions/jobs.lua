@@ -1,21 +1,21 @@
 -- What clients and workers do to a job.
 
--- submit: ten arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- submit: eleven arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body.
+-- body, addresses of its webhooks, separated by spaces, or '' for the endpoint's.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'webhook')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
-  for i = 1, #args, 10 do
+  for i = 1, #args, 11 do
     if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
   end
   local numbers, replies, queued, queues, lifetimes = {}, {}, 0, {}, {}
-  for i = 1, #args, 10 do
+  for i = 1, #args, 11 do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
@@ -42,13 +42,15 @@ local function submit(keys, args)
     else
       -- As many numbers as could be needed: one too many is only a gap.
       if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or reserve(base, queue, #args / 10)
+      local number = numbers[queue] or reserve(base, queue, #args / 11)
       numbers[queue] = number + 1
       local entry, key = number .. '-0', job_key(base, id)
       local fields = {'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
         'timeout', timeout, 'ttl', ttl, 'retention', retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
+      local webhooks = args[i + 10] ~= '' and args[i + 10] or settings.webhook or ''
+      if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
       redis.call('XADD', queue_key(base, queue), entry, 'job', id)
       redis.call('HSET', key, unpack(fields))
       redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
