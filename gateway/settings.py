@@ -55,6 +55,10 @@ class Settings:
     )
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
     poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
+    outbound_allow: tuple[str, ...] = _setting(
+        (), "where requests to clients' URLs (webhooks) may go besides public addresses: networks, addresses or host "
+        "names, each alone or with a port ([::1]:8080), separated by commas",
+    )  # fmt: skip
     log_level: str = _setting("info", "debug, info, warning or error")
 
 
