@@ -16,13 +16,16 @@ from starlette.types import Receive, Scope, Send
 from .access.credentials import Credentials
 from .access.keys import ApiKeys, WorkerKeys
 from .access.local import check_local, is_loopback
+from .access.webhook_secrets import WebhookSecrets
 from .access.workers import WorkerAccess
 from .dialects.manage import Manage
 from .dialects.openai import OpenAI
 from .dialects.openai_errors import error_reply
 from .dialects.runpod import RunPod
+from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
+from .engine.deliveries import Deliveries
 from .engine.endpoints import Config, Endpoints
 from .engine.engine import Engine
 from .engine.polls import Polls
@@ -30,8 +33,10 @@ from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
 from .http import Call, Check, Endpoint, Operation
+from .outbound import Outbound
 from .settings import Settings
 from .store import open_store
+from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -76,17 +81,23 @@ class App:
         engine = Engine(store)
         endpoints = Endpoints(store, engine.batcher)
         credentials = Credentials(store, self._settings.worker_redis_url)
-        upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke)
+        outbound = Outbound(self._settings.outbound_allow)
+        deliveries, secrets = Deliveries(engine.batcher), WebhookSecrets(engine.batcher)
+        webhooks = Webhooks(engine, deliveries, secrets, outbound, self._settings)
+        upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke, webhooks.due)
         for id in self._settings.endpoints:
             await ensure_endpoint(endpoints, id)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
         access = WorkerAccess(endpoints, self._worker_keys)
-        self._serve(RunPod(engine, self._settings).operations(), self._check)
+        self._serve(RunPod(engine, outbound, self._settings).operations(), self._check)
         # A worker's key is of one endpoint, so the operations themselves check it.
         calls = WorkerCalls(polls, Reports(engine.batcher, engine.background), access, self._settings)
         workers = Workers(engine, credentials, access, self._api_keys, self._settings)
         self._serve(calls.operations() | workers.operations(), self._check_local)
-        self._router.routes.extend(self._routes(engine, endpoints, credentials))
+        manage = Manage(endpoints, credentials, outbound, self._settings).operations()
+        log = WebhookLog(deliveries, secrets, self._settings).operations()
+        self._router.routes.extend(self._routes(engine, manage | log))
+        webhooks.start()
         upkeep.start()
         loop = asyncio.get_running_loop()
         self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
@@ -94,6 +105,8 @@ class App:
             yield
         self._drain = _nothing
         await upkeep.stop()
+        await webhooks.stop()
+        await outbound.close()
         await engine.close()
         await store.close()
 
@@ -102,17 +115,16 @@ class App:
             _, name, *rest = path.split("/")
             self._operations[name, 4 + len(rest)] = Endpoint(operation, methods, check)
 
-    def _routes(self, engine: Engine, endpoints: Endpoints, credentials: Credentials) -> list[BaseRoute]:
-        manage: dict[str, dict[str, Operation]] = {}
-        for (path, method), operation in Manage(endpoints, credentials, self._settings).operations().items():
-            manage.setdefault(path, {})[method] = operation
+    def _routes(self, engine: Engine, operations: dict[tuple[str, str], Operation]) -> list[BaseRoute]:
+        by_path: dict[str, dict[str, Operation]] = {}
+        for (path, method), operation in operations.items():
+            by_path.setdefault(path, {})[method] = operation
         routes: list[BaseRoute] = [
             Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check, error_reply))
             for path, (operation, methods) in OpenAI(engine, self._settings).operations().items()
         ]
         return routes + [
-            Route(path, Endpoint(_by_method(operations), tuple(operations), self._check))
-            for path, operations in manage.items()
+            Route(path, Endpoint(_by_method(methods), tuple(methods), self._check)) for path, methods in by_path.items()
         ]
 
     def _check_local(self, call: Call) -> None:

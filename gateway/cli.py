@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,38 @@ def delete_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
     """Delete endpoint ID; its waiting and running jobs are cancelled."""
     _call("DELETE", url, key, f"/v1/endpoints/{id}")
     click.echo(json.dumps({"deleted": id}) if as_json else f"deleted {id}")
+
+
+@main.group("webhook-secret")
+def webhook_secret() -> None:
+    """Show and replace the secrets that sign webhooks."""
+
+
+@webhook_secret.command("list")
+@_connection
+def list_webhook_secrets(url: str, key: str | None, as_json: bool) -> None:
+    """List the secrets in force, the newest first."""
+    _print_secrets(_call("GET", url, key, "/v1/webhook-secrets"), as_json)
+
+
+@webhook_secret.command("rotate")
+@click.option("--overlap-seconds", type=click.IntRange(0), default=86_400, show_default=True,
+              help="For how long the ones before go on signing.")  # fmt: skip
+@_connection
+def rotate_webhook_secret(overlap_seconds: int, url: str, key: str | None, as_json: bool) -> None:
+    """Make a new secret, which signs webhooks from now on, and list it with the ones before."""
+    body = {"overlapSeconds": overlap_seconds}
+    _print_secrets(_call("POST", url, key, "/v1/webhook-secrets", body), as_json)
+
+
+def _print_secrets(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for each in found["secrets"]:
+        expires = each["expiresAt"]
+        until = f"until {datetime.fromtimestamp(expires / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if expires else "in force"
+        click.echo(f"{each['id']}  {each['secret']}  {until}")
 
 
 def _print(fields: dict[str, Any], as_json: bool) -> None:

@@ -81,6 +81,11 @@ class Call:
         return id
 
     @property
+    def tenant(self) -> str:
+        """Whose key it came with."""
+        return "default"
+
+    @property
     def raw_path(self) -> str:
         """The path, and the query with its '?' if there is one, as the client sent them."""
         path, query = self._scope["raw_path"], self._scope["query_string"]

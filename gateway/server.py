@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
 
 from .access.keys import ApiKeys, WorkerKeys
+from .addresses import Guard
 from .app import App
 from .children import die_with
 from .engine.endpoints import ID
@@ -316,6 +317,7 @@ def check(settings: Settings) -> None:
             raise StartupError(f"{id!r} cannot be an endpoint's id: 1 to 63 letters, digits, '-' or '_'")
     ApiKeys(settings.api_keys, settings.insecure)
     WorkerKeys(settings.worker_keys, settings.insecure)
+    Guard(settings.outbound_allow)
 
     async def try_store() -> None:
         await (await open_store(settings.redis_url)).close()

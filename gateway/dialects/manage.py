@@ -11,6 +11,7 @@ from ..access.credentials import Credentials
 from ..engine.endpoints import Config, Endpoint, Endpoints, parse_config
 from ..errors import BadRequest
 from ..http import Answer, Call, Operation, Reply
+from ..outbound import Outbound
 from ..settings import Settings
 
 MOST_BYTES = 1_000_000
@@ -19,9 +20,10 @@ MOST_BYTES = 1_000_000
 class Manage:
     """The operations under /v1/endpoints."""
 
-    def __init__(self, endpoints: Endpoints, credentials: Credentials, settings: Settings) -> None:
+    def __init__(self, endpoints: Endpoints, credentials: Credentials, outbound: Outbound, settings: Settings) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
+        self._outbound = outbound
         self._settings = settings
 
     def operations(self) -> dict[tuple[str, str], Operation]:
@@ -76,6 +78,8 @@ class Manage:
             raise BadRequest("the body is not valid JSON") from None
         if not isinstance(fields, dict):
             raise BadRequest("the body must be a JSON object")
+        if isinstance(fields.get("webhook"), str):
+            fields["webhook"] = self._outbound.check_url(fields["webhook"])
         return fields
 
 

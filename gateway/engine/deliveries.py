@@ -28,8 +28,8 @@ class Outcome(enum.StrEnum):
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
-    """A delivery that this process is to try. `number`: of the claim; `tries`: those that failed; `size`: of what is
-    kept of the job, in bytes, 0 when that is the job itself; `at`: now, in ms since the epoch by the store's clock."""
+    """A delivery that this process is to try. `number`: of the claim; `tries`: those that failed; `size`: of the
+    job, in bytes, about; `at`: now, in ms since the epoch by the store's clock."""
 
     id: str
     job: str

@@ -38,10 +38,15 @@ local function put_off(base, id, receiver, due)
   refresh(base, receiver)
 end
 
+local function size_of(base, job)
+  local key = job_key(base, job)
+  return redis.call('HSTRLEN', key, 'output') + redis.call('HSTRLEN', key, 'error')
+end
+
 -- Keeps the job as it is for a delivery, if there is room.
 local function keep_event(base, id, job)
   local key, counts = job_key(base, job), base .. ':counts'
-  local size = redis.call('HSTRLEN', key, 'output') + redis.call('HSTRLEN', key, 'error') + BYTES_BESIDES
+  local size = size_of(base, job) + BYTES_BESIDES
   if redis.call('HINCRBY', counts, 'event_bytes', size) <= MOST_EVENT_BYTES then
     redis.call('COPY', key, event_key(base, id))
     redis.call('HDEL', event_key(base, id), 'input', 'request', 'progress')
@@ -134,7 +139,9 @@ local function claim_one(base, id, receiver, lease, at)
   local number = redis.call('HINCRBY', key, 'claims', 1)
   redis.call('HSET', key, 'leased', at + lease)
   redis.call('ZADD', queue, at + lease, id)
-  return {id, known.job, known.url, receiver, number, tonumber(known.tries), tonumber(known.size), at}
+  local size = tonumber(known.size)
+  if size == 0 then size = size_of(base, known.job) end
+  return {id, known.job, known.url, receiver, number, tonumber(known.tries), size, at}
 end
 
 -- claim_webhooks: ms for which they are claimed, most in all, most for each receiver, then (receiver, most for it) pairs
