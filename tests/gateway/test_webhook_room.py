@@ -1,0 +1,75 @@
+from gateway.webhook_room import LARGE, LARGE_AT_ONCE, Room
+
+A, B = "https://a.example", "https://b.example"
+
+
+def test_all_together_are_bounded() -> None:
+    room = Room(8, 8)
+    assert all(room.enter(f"t{number}", A, 1) for number in range(7))
+    assert room.left("t") == 1
+    room.enter("t7", A, 1)
+    assert room.left("t") == 0
+    room.leave("t7", A, 1)
+    assert room.left("t") == 1
+
+
+def test_one_tenant_has_a_fourth() -> None:
+    room = Room(8, 8)
+    assert room.left("t") == 2
+    room.enter("t", A, 1)
+    room.enter("t", B, 1)
+    assert room.left("t") == 0
+    assert room.left("u") == 2
+
+
+def test_there_is_always_room_for_one() -> None:
+    assert Room(1, 1).left("t") == 1
+
+
+def test_receivers_have_less_while_they_have_some() -> None:
+    room = Room(100, 4)
+    assert room.taken() == {}
+    room.enter("t", A, 1)
+    assert room.taken() == {A: 3}
+    room.leave("t", A, 1)
+    assert room.taken() == {}
+
+
+def test_a_receiver_that_failed_has_one_until_it_is_well() -> None:
+    room = Room(100, 4)
+    room.note(A, False)
+    assert room.taken() == {A: 1}
+    room.enter("t", A, 1)
+    assert room.taken() == {A: 0}
+    room.enter("t", A, 1)  # was under way before
+    assert room.taken() == {A: 0}
+    room.note(A, True)
+    assert room.taken() == {A: 2}
+
+
+def test_few_of_those_that_failed_are_remembered() -> None:
+    room = Room(100, 4)
+    for number in range(1500):
+        room.note(str(number), False)
+    assert len(room.taken()) == 1000
+    assert "1499" in room.taken()
+    assert "0" not in room.taken()
+
+
+def test_large_ones_go_one_at_a_time_to_each_receiver() -> None:
+    room = Room(100, 4)
+    assert room.enter("t", A, LARGE + 1)
+    assert not room.enter("t", A, LARGE + 1)
+    assert room.enter("t", A, LARGE)
+    assert room.enter("t", B, LARGE + 1)
+    room.leave("t", A, LARGE + 1)
+    assert room.enter("t", A, LARGE + 1)
+
+
+def test_large_ones_together_are_bounded() -> None:
+    room = Room(100, 4)
+    assert room.enter("t", A, LARGE_AT_ONCE - LARGE)
+    assert not room.enter("t", B, LARGE + 1)
+    room.leave("t", A, LARGE_AT_ONCE - LARGE)
+    assert room.enter("t", B, LARGE_AT_ONCE + 1)  # alone it may be of any size
+    assert not room.enter("t", A, LARGE + 1)
