@@ -123,6 +123,16 @@ async def let_settle(instance: Upkeep, clock: Clock, *drivers: Driver) -> None:
         await instance.round()
 
 
+async def test_says_which_endpoints_have_webhooks_to_deliver(make: Make, own_driver: Driver, due: list[str]) -> None:
+    instance = make("p")
+    await own_driver.finish(await own_driver.begin())
+    await instance.round()
+    assert due == []
+    await own_driver.finish(await own_driver.begin(webhooks="https://example.com/"))
+    await instance.round()
+    assert due == [own_driver.endpoint]
+
+
 async def test_a_round_does_all_that_is_due(
     make: Make, own_driver: Driver, clock: Clock, gone: list[tuple[str, str]]
 ) -> None:
