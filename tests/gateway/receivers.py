@@ -89,10 +89,10 @@ async def until_hung_up(reader: asyncio.StreamReader) -> None:
 
 
 def repeating(begin: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
-    """Sends `begin` after the request's head and then `again`, until the other side hangs up."""
+    """Sends `begin` after the request and then `again`, until the other side hangs up."""
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        await read_request(reader)
         writer.write(begin)
         while not reader.at_eof():
             writer.write(again)
@@ -103,10 +103,10 @@ def repeating(begin: bytes, again: bytes, pause: float = 0.0) -> Behaviour:
 
 
 def sending(data: bytes, hang_up: bool) -> Behaviour:
-    """Sends this after the request's head, and then ends or waits."""
+    """Sends this after the request, and then ends or waits."""
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        await read_request(reader)
         writer.write(data)
         await writer.drain()
         if not hang_up:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -382,9 +383,13 @@ async def test_tls_is_made_for_the_name_of_the_url(authority: Authority, names: 
     assert len(requests) == 3
 
 
-async def test_a_certificate_of_an_unknown_authority(tmp_path: Path) -> None:
+async def test_a_certificate_of_an_authority_that_the_system_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Authority(tmp_path)
+    monkeypatch.setattr("certifi.where", lambda: str(unknown.file))  # whose list is not the system's
     client = Outbound(LOOPBACK)
-    async with receiving(answering("200 OK"), tls=Authority(tmp_path).server_context("127.0.0.1")) as receiver:
+    async with receiving(answering("200 OK"), tls=unknown.server_context("127.0.0.1")) as receiver:
         assert await kind_of(client, f"https://127.0.0.1:{receiver.port}/") == "tls"
         await client.close()
 
@@ -430,13 +435,28 @@ async def test_a_receiver_that_wants_a_certificate_of_ours(authority: Authority)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(authority.file)
     client = Outbound(LOOPBACK)
+    # With TLS 1.3 the refusal comes after the handshake, and the end of the connection may overtake it.
     async with receiving(answering("200 OK"), tls=context) as receiver:
         assert await kind_of(client, f"https://127.0.0.1:{receiver.port}/") in ("tls", "protocol")
         await client.close()
 
 
+async def test_a_receiver_that_breaks_tls_later(authority: Authority) -> None:
+    async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        os.write(writer.get_extra_info("socket").fileno(), b"no record of TLS")
+        await silent(reader, writer)
+
+    client = Outbound(LOOPBACK)
+    async with receiving(behaviour, tls=authority.server_context("127.0.0.1")) as receiver:
+        assert await kind_of(client, f"https://127.0.0.1:{receiver.port}/") == "tls"
+        async with asyncio.timeout(ENOUGH):
+            await receiver.all_closed.wait()
+
+
 async def test_a_connection_serves_again_and_is_closed_when_idle(client: Outbound) -> None:
-    async with receiving(answering("200 OK", body=b"some")) as receiver:
+    body = bytes(outbound.ANSWER_LIMIT // 3)
+    async with receiving(answering("200 OK", body=body)) as receiver:
         for _ in range(5):
             assert await client.post(f"http://127.0.0.1:{receiver.port}/", {}, b"{}", ENOUGH) == 200
         assert receiver.connections == 1
