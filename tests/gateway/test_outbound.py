@@ -1,13 +1,12 @@
 """Requests to elsewhere, to real sockets: where they go, where they do not, and what nobody there can do to us."""
 
 import asyncio
-import gc
 import logging
 import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,6 @@ from .waiting import eventually_true
 ENOUGH = 15.0  # seconds, for what comes about
 SHORT = 0.3  # seconds, for what does not
 LOOPBACK = ("127.0.0.0/8", "::1")
-
-GetAddrInfo = Callable[..., Any]
 
 
 @pytest_asyncio.fixture
@@ -551,7 +548,6 @@ def test_a_loop_may_end_while_a_name_is_looked_up(hanging: threading.Event) -> N
     assert asyncio.run(ask()) == "timeout"
     hanging.set()
     eventually_true(lambda: lookups() == 0)  # an exception in the thread would be a warning, and an error
-    gc.collect()
 
 
 @pytest.mark.parametrize("kind", outbound.TEXTS)
