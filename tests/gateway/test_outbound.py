@@ -33,7 +33,7 @@ from .receivers import (
     sending,
     silent,
 )
-from .waiting import eventually_true
+from .waiting import eventually, eventually_true
 
 ENOUGH = 15.0  # seconds, for what comes about
 SHORT = 0.3  # seconds, for what does not
@@ -461,6 +461,25 @@ async def test_a_connection_serves_again_and_is_closed_when_idle(client: Outboun
             await receiver.all_closed.wait()  # by nothing but time
         assert await client.post(f"http://127.0.0.1:{receiver.port}/", {}, b"{}", ENOUGH) == 200
         assert receiver.connections == 2
+
+
+async def test_connections_to_so_many_origins_are_kept_and_later_to_others(
+    client: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "IDLE_ORIGINS", 1)
+    async with receiving(answering("200 OK")) as first, receiving(answering("200 OK")) as second:
+
+        async def kept(receiver: Receiver) -> bool:
+            before = receiver.connections
+            for _ in range(2):
+                assert await client.post(f"http://127.0.0.1:{receiver.port}/", {}, b"", ENOUGH) == 200
+            return receiver.connections == before + 1
+
+        assert await kept(first)
+        assert not await kept(second)
+        async with asyncio.timeout(ENOUGH):
+            await first.all_closed.wait()
+        await eventually(lambda: kept(second))
 
 
 async def test_a_connection_that_the_receiver_closed_is_not_used_again(client: Outbound) -> None:
