@@ -214,12 +214,21 @@ def _entry(text: str) -> _Entry:
     try:
         bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
         host, port = (text, 0) if bare_ipv6 else _authority(text)
-        host = host.strip("[]")
-        if "/" in host or ":" in host or _ends_in_number(host):
-            return _Entry(ipaddress.ip_network(host), "", port)
-        return _Entry(None, _host(host), port)
+        network = _network(host)
+        return _Entry(network, "" if network else _host(host), port)
     except ValueError as error:
         raise StartupError(
             f"outbound_allow (RUNLANE_OUTBOUND_ALLOW) has {text!r}: {error}; an entry is a network (10.0.0.0/8), an "
             "address or a host name, with or without a port ([::1]:8080)"
         ) from None
+
+
+def _network(text: str) -> Network | None:
+    """The network or address of an entry, None when it is a name. Raises ValueError."""
+    if "%" in text:
+        raise ValueError("there are no networks with a zone")
+    if text.startswith("["):
+        return ipaddress.IPv6Network(text[1:-1])
+    if ":" in text or "/" in text or _ends_in_number(text):
+        return ipaddress.ip_network(text)
+    return None

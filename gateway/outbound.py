@@ -31,10 +31,12 @@ logging.getLogger("httpcore").setLevel(logging.INFO)  # below that, it logs what
 ATTEMPTS = 4  # addresses of one name that are tried
 LOOKUPS = 64  # at once; each is a thread, that may hang for as long as a name server does
 PIECE = 65536
-ANSWER_LIMIT = 262_144
+ANSWER_LIMIT = 65536
+ANSWER_PIECE = 8192  # parsing it takes some 10 ms at the worst, when all of it is tiny 1xx answers
 REST_SECONDS = 1.0
 IDLE_SECONDS = 1.0
-IDLE_CONNECTIONS = 100
+IDLE_CONNECTIONS = 32  # to one origin; httpcore counts the busy ones too, and keeps none while there are more
+IDLE_ORIGINS = 100  # to more than these at a time, connections are not kept
 
 TEXTS = {
     "refused": "the address may not be reached from here",
@@ -70,13 +72,10 @@ class Outbound:
 
     def __init__(self, allow: Iterable[str] = ()) -> None:
         self._guard = Guard(allow)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context(),  # the system's authorities, or those of SSL_CERT_FILE
-            max_connections=None,
-            max_keepalive_connections=IDLE_CONNECTIONS,
-            keepalive_expiry=IDLE_SECONDS,
-            network_backend=_Network(self._guard),
-        )
+        self._network = _Network(self._guard)
+        self._tls = ssl.create_default_context()  # the system's authorities, or those of SSL_CERT_FILE
+        # One for each origin: what a pool does for a request grows with the square of its idle connections.
+        self._pools: dict[tuple[str, str, int], httpcore.AsyncConnectionPool] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
     def check_url(self, url: str) -> str:
@@ -91,8 +90,8 @@ class Outbound:
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> int:
         """Sends one POST request and returns the status of its answer, whatever that is.
 
-        Once the status is there, what follows has no part in it: it is read, to use the connection again, up to
-        256 KB and for a second.
+        Once the status is there, what follows has no part in it: it is read, to use the connection again, up to 64 KB
+        and for a second.
 
         Args:
             url: as `check_url` takes it.
@@ -124,14 +123,28 @@ class Outbound:
         return status
 
     async def close(self) -> None:
-        """Closes all connections; requests that are on their way fail."""
+        """Closes the connections that are kept, once no request is on its way any more."""
         if self._sweeper:
             self._sweeper.cancel()
             self._sweeper = None
-        await self._pool.aclose()
+        for pool in self._pools.values():
+            await pool.aclose()
+        self._pools.clear()
+
+    def _pool(self, target: Target) -> httpcore.AsyncConnectionPool:
+        origin = (target.scheme, target.host, target.port)
+        if origin not in self._pools:
+            self._pools[origin] = httpcore.AsyncConnectionPool(
+                ssl_context=self._tls,
+                max_connections=None,
+                max_keepalive_connections=IDLE_CONNECTIONS if len(self._pools) < IDLE_ORIGINS else 0,
+                keepalive_expiry=IDLE_SECONDS,
+                network_backend=self._network,
+            )
+        return self._pools[origin]
 
     def _request(self, target: Target, headers: Mapping[str, str], body: bytes, seconds: float) -> Any:
-        return self._pool.stream(
+        return self._pool(target).stream(
             "POST",
             httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path),
             headers=[*headers.items(), ("Host", target.authority), ("Content-Length", str(len(body)))],
@@ -140,16 +153,19 @@ class Outbound:
         )
 
     def _sweep_later(self) -> None:
-        if self._pool.connections and (self._sweeper is None or self._sweeper.done()):
+        if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
-        """Closes what has been idle; the pool itself looks for that only when the next request comes."""
-        while any(not connection.is_closed() for connection in self._pool.connections):
+        """Closes what has been idle; a pool itself looks for that only when its next request comes."""
+        while self._pools:
             await asyncio.sleep(IDLE_SECONDS)
-            for connection in self._pool.connections:
-                if connection.is_idle() and connection.has_expired():
-                    await connection.aclose()
+            for origin, pool in list(self._pools.items()):
+                for connection in pool.connections:
+                    if connection.is_idle() and connection.has_expired():
+                        await connection.aclose()
+                if all(connection.is_closed() for connection in pool.connections):
+                    del self._pools[origin]
 
 
 FAILURES = (Failed, OSError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
@@ -252,7 +268,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._received = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        part = await self._stream.read(max_bytes, timeout)
+        part = await self._stream.read(min(max_bytes, ANSWER_PIECE), timeout)
         self._received += len(part)
         if self._received > ANSWER_LIMIT:
             raise Failed("protocol")
