@@ -7,8 +7,8 @@ PARTS_OF_A_TENANT = 4
 
 LARGE = 65_536
 LARGE_AT_ONCE = 134_217_728
-"""Bytes: the bodies that are larger are under way one at a time for each receiver, and no more of them than this,
-unless there is only one."""
+"""Bytes: so much is under way of bodies that are larger, of one receiver a fourth, of one tenant a half; or else only
+one, of whatever size."""
 
 MOST_FAILING = 1000
 
@@ -26,7 +26,7 @@ class Room:
         self._count = 0
         self._tenants: Counter[str] = Counter()
         self._receivers: Counter[str] = Counter()
-        self._large: dict[str, int] = {}
+        self._large: Counter[tuple[str, str]] = Counter()
         self._failing: dict[str, None] = {}
 
     def left(self, tenant: str) -> int:
@@ -42,10 +42,10 @@ class Room:
     def enter(self, tenant: str, receiver: str, size: int) -> bool:
         """Lets a delivery of so many bytes begin, if there is room for them."""
         if size > LARGE:
-            under_way = sum(self._large.values())
-            if receiver in self._large or (under_way and under_way + size > LARGE_AT_ONCE):
+            places = _places(tenant, receiver)
+            if any(self._large[place] and self._large[place] + size > most for place, most in places.items()):
                 return False
-            self._large[receiver] = size
+            self._large.update(dict.fromkeys(places, size))
         self._count += 1
         self._tenants[tenant] += 1
         self._receivers[receiver] += 1
@@ -54,7 +54,7 @@ class Room:
     def leave(self, tenant: str, receiver: str, size: int) -> None:
         """It has ended."""
         if size > LARGE:
-            del self._large[receiver]
+            self._large -= Counter(dict.fromkeys(_places(tenant, receiver), size))
         self._count -= 1
         for counter, name in ((self._tenants, tenant), (self._receivers, receiver)):
             counter[name] -= 1
@@ -71,3 +71,12 @@ class Room:
 
     def _most_for(self, receiver: str) -> int:
         return min(1, self._each) if receiver in self._failing else self._each
+
+
+def _places(tenant: str, receiver: str) -> dict[tuple[str, str], int]:
+    """Where large bodies are counted, and how many bytes there may be."""
+    return {
+        ("all", ""): LARGE_AT_ONCE,
+        ("tenant", tenant): LARGE_AT_ONCE // 2,
+        ("receiver", receiver): LARGE_AT_ONCE // 4,
+    }

@@ -1,6 +1,6 @@
 from gateway.webhook_room import LARGE, LARGE_AT_ONCE, Room
 
-A, B = "https://a.example", "https://b.example"
+A, B, C = "https://a.example", "https://b.example", "https://c.example"
 
 
 def test_all_together_are_bounded() -> None:
@@ -56,20 +56,37 @@ def test_few_of_those_that_failed_are_remembered() -> None:
     assert "0" not in room.taken()
 
 
-def test_large_ones_go_one_at_a_time_to_each_receiver() -> None:
+def test_large_ones_to_one_receiver_are_bounded() -> None:
     room = Room(100, 4)
-    assert room.enter("t", A, LARGE + 1)
+    assert room.enter("t", A, LARGE_AT_ONCE // 4 - LARGE)
     assert not room.enter("t", A, LARGE + 1)
     assert room.enter("t", A, LARGE)
     assert room.enter("t", B, LARGE + 1)
-    room.leave("t", A, LARGE + 1)
+    room.leave("t", A, LARGE_AT_ONCE // 4 - LARGE)
     assert room.enter("t", A, LARGE + 1)
+
+
+def test_large_ones_of_one_tenant_are_bounded() -> None:
+    room = Room(100, 4)
+    quarter = LARGE_AT_ONCE // 4
+    assert all(room.enter("t", receiver, quarter) for receiver in (A, B))
+    assert not room.enter("t", C, LARGE + 1)
+    assert room.enter("u", C, LARGE + 1)
 
 
 def test_large_ones_together_are_bounded() -> None:
     room = Room(100, 4)
-    assert room.enter("t", A, LARGE_AT_ONCE - LARGE)
-    assert not room.enter("t", B, LARGE + 1)
-    room.leave("t", A, LARGE_AT_ONCE - LARGE)
-    assert room.enter("t", B, LARGE_AT_ONCE + 1)  # alone it may be of any size
+    quarter = LARGE_AT_ONCE // 4
+    assert all(room.enter(f"t{number}", f"https://{number}.example", quarter) for number in range(4))
     assert not room.enter("t", A, LARGE + 1)
+    assert room.enter("t", A, LARGE)
+    room.leave("t0", "https://0.example", quarter)
+    assert room.enter("t", A, quarter)
+
+
+def test_one_of_any_size_has_room() -> None:
+    room = Room(100, 4)
+    assert room.enter("t", A, 2 * LARGE_AT_ONCE)
+    assert not room.enter("u", B, LARGE + 1)
+    room.leave("t", A, 2 * LARGE_AT_ONCE)
+    assert room.enter("u", B, 2 * LARGE_AT_ONCE)

@@ -32,7 +32,8 @@
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
---   :webhooks          zset    receivers that deliveries wait for, by the time at which the first of these is due; expires
+--   :webhooks          zset    receivers that deliveries wait for, by the time at which the first of these is due, and ''
+--                              for the log (see webhooks.lua); expires
 --   :webhooks:<origin> zset    deliveries that wait for a receiver, by the time at which they are due; expires
 --   :webhook:<id>      hash    a delivery; expires
 --   :event:<id>        hash    a job as it was at its end, for a delivery; expires

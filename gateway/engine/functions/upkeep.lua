@@ -60,7 +60,7 @@ end
 -- to be reached, or that all gateways were gone: they get that time before leases are taken from them, or they are
 -- forgotten with all that they hold.
 -- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten, receivers
--- for which webhooks are due}.
+-- for which webhooks are due, the log among them}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
   if not exists(base) then return {0, 0, 0, 0, {}, 0} end

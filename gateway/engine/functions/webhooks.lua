@@ -4,12 +4,17 @@
 --     a delivery exists if and only if the job has ended, and a `retry` of the job does not change what is told.
 --   * A delivery is pending, then delivered or failed. A gateway process that delivers it has claimed it for a while; when
 --     that is over, another one may. Each claim has a number, and only the newest may say that it failed.
---   * Deliveries wait in a queue for each receiver, so that none has to be passed over for another receiver's sake.
+--   * Deliveries wait in a queue for each receiver, so that none has to be passed over for another receiver's sake. The
+--     log, which has to be trimmed, stands among the receivers as one without a name.
+
+local LOG = ''
 
 -- For so long a delivery is tried; for so long, from its end on, it is in the log.
 local TRY_MS = 24 * 3600 * 1000
 local LOG_MS = 24 * 3600 * 1000
 local MOST_ENDED = 10000
+-- Keys outlive that, so that upkeep finds them.
+local SPARE_MS = 24 * 3600 * 1000
 local MOST_ATTEMPTS = 5
 
 -- So much is kept of an endpoint's ended jobs for their deliveries. What ends when it is used up is told for as long as
@@ -73,7 +78,7 @@ local function schedule(base, id, receiver, at)
   put_off(base, id, receiver, at)
   for _, key in ipairs({delivery_key(base, id), event_key(base, id), base .. ':deliveries', base .. ':webhooks',
     base .. ':webhooks:' .. receiver}) do
-    redis.call('PEXPIREAT', key, ends + LOG_MS + FORGET_SLACK_MS)
+    redis.call('PEXPIREAT', key, ends + LOG_MS + SPARE_MS)
   end
 end
 
@@ -107,15 +112,20 @@ local function forget_delivery(base, id)
   redis.call('ZREM', base .. ':ended', id)
 end
 
--- Keeps the log of deliveries that have ended short; some at a time.
+-- Forgets deliveries that ended long ago, and those that are too many; some at a time.
 local function trim_log(base, at)
   local ended, most = base .. ':ended', 100
   for _, id in ipairs(redis.call('ZRANGE', ended, '-inf', at - LOG_MS, 'BYSCORE', 'LIMIT', 0, most)) do
     forget_delivery(base, id)
   end
   local over = math.min(redis.call('ZCARD', ended) - MOST_ENDED, most)
-  if over <= 0 then return end
-  for _, id in ipairs(redis.call('ZRANGE', ended, 0, over - 1)) do forget_delivery(base, id) end
+  for _, id in ipairs(over > 0 and redis.call('ZRANGE', ended, 0, over - 1) or {}) do forget_delivery(base, id) end
+  local oldest = redis.call('ZRANGE', ended, 0, 0, 'WITHSCORES')
+  if oldest[1] then
+    redis.call('ZADD', base .. ':webhooks', oldest[2] + LOG_MS, LOG)
+  else
+    redis.call('ZREM', base .. ':webhooks', LOG)
+  end
 end
 
 -- Takes all deliveries of an endpoint away, some at a time. Returns whether that was all.
@@ -145,7 +155,7 @@ local function claim_one(base, id, receiver, lease, at)
 end
 
 -- claim_webhooks: ms for which they are claimed, most in all, most for each receiver, then (receiver, most for it) pairs
--- for those that may have fewer.
+-- for those that may have fewer. Trims the log, when that is due.
 -- Returns {1 when others are due (else 0), {id, job id, URL, receiver, number of the claim, failed tries, bytes of the
 -- job, now} for each}.
 local function claim_webhooks(keys, args)
@@ -156,11 +166,17 @@ local function claim_webhooks(keys, args)
   local due = redis.call('ZRANGE', base .. ':webhooks', '-inf', at, 'BYSCORE', 'LIMIT', 0, most + #args)
   for _, receiver in ipairs(due) do
     local count = math.min(allowed[receiver] or each, most - #claimed)
-    local ids = count > 0 and redis.call('ZRANGE', base .. ':webhooks:' .. receiver, '-inf', at, 'BYSCORE', 'LIMIT', 0,
-      count) or {}
-    for _, id in ipairs(ids) do claimed[#claimed + 1] = claim_one(base, id, receiver, lease, at) end
-    if count > 0 then refresh(base, receiver) end
-    if #ids == math.max(count, 0) then left = 1 end
+    if receiver == LOG then
+      trim_log(base, at)
+    elseif count <= 0 then
+      left = 1
+    else
+      local queue = base .. ':webhooks:' .. receiver
+      local ids = redis.call('ZRANGE', queue, '-inf', at, 'BYSCORE', 'LIMIT', 0, count)
+      for _, id in ipairs(ids) do claimed[#claimed + 1] = claim_one(base, id, receiver, lease, at) end
+      refresh(base, receiver)
+      if #ids == count then left = 1 end
+    end
   end
   return {left, claimed}
 end
@@ -191,7 +207,7 @@ local function end_delivery(base, id, receiver, state, at)
   if state == 'delivered' then drop_event(base, id) end
   redis.call('ZADD', base .. ':ended', at, id)
   for _, name in ipairs({key, event_key(base, id), base .. ':ended'}) do
-    redis.call('PEXPIREAT', name, at + LOG_MS + FORGET_SLACK_MS)
+    redis.call('PEXPIREAT', name, at + LOG_MS + SPARE_MS)
   end
   trim_log(base, at)
 end
