@@ -206,10 +206,10 @@ local function end_delivery(base, id, receiver, state, at)
   refresh(base, receiver)
   if state == 'delivered' then drop_event(base, id) end
   redis.call('ZADD', base .. ':ended', at, id)
-  for _, name in ipairs({key, event_key(base, id), base .. ':ended'}) do
+  trim_log(base, at)
+  for _, name in ipairs({key, event_key(base, id), base .. ':ended', base .. ':webhooks'}) do
     redis.call('PEXPIREAT', name, at + LOG_MS + SPARE_MS)
   end
-  trim_log(base, at)
 end
 
 local function note_attempt(base, id, attempts, attempt)
