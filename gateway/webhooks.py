@@ -2,7 +2,7 @@
 
 The gateway process whose turn upkeep is claims what is due and delivers it; a claim ends by itself, so that another
 process delivers again what this one had when it was killed. How much is under way at once is bounded, for each receiver
-and for each tenant as well, and less for a receiver that has just failed: what is dead keeps none but its own waiting.
+and for each tenant as well, and less for a receiver that is in trouble: what is dead keeps none but its own waiting.
 """
 
 import asyncio
@@ -42,6 +42,8 @@ SECONDS_BETWEEN_REPEATS = 0.5
 
 GONE = 410
 """Standard Webhooks: the receiver wants no more of it."""
+
+TOO_MANY = 429
 
 USER_AGENT = f"runlane/{handler_sdk.__version__}"
 
@@ -113,11 +115,12 @@ class Webhooks:
     async def _claim(self, endpoint: str) -> None:
         """Claims as many as there is room for, and begins to deliver them. While others are due, the endpoint's turn
         comes again when something has ended."""
-        most = min(self._room.left(tenant_of(endpoint)), MOST_PER_CLAIM)
+        tenant = tenant_of(endpoint)
+        most = min(self._room.left(tenant), MOST_PER_CLAIM)
         if most <= 0:
             return
         claims, is_more = await self._deliveries.claim(
-            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver, self._room.taken()
+            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver, self._room.taken(tenant)
         )
         self._due.pop(endpoint, None)
         if is_more:
@@ -125,7 +128,7 @@ class Webhooks:
             if len(claims) == most:
                 self._news.set()
         for claim in claims:
-            if not self._stopping and self._room.enter(tenant_of(endpoint), claim.receiver, claim.size):
+            if not self._stopping and self._room.enter(tenant, claim.receiver, claim.size):
                 task = asyncio.get_running_loop().create_task(self._deliver(endpoint, claim))
                 self._under_way[task] = endpoint, claim
                 task.add_done_callback(self._ended)
@@ -155,18 +158,18 @@ class Webhooks:
             body = job_object(await self._engine.event(endpoint, claim.id, claim.job))
         except NotFound:
             return Outcome.FAILED, "gone"
-        secrets = await self._secrets.in_force(tenant_of(endpoint))
+        tenant = tenant_of(endpoint)
+        secrets = await self._secrets.in_force(tenant)
         try:
             status = await self._post(claim, body, secrets)
         except Failed as failure:
-            self._room.note(claim.receiver, False)
+            self._room.note(tenant, claim.receiver, False)
             return Outcome.AGAIN, failure.kind
         except Exception:
             logger.exception("webhook %s could not be sent", claim.id)
             return Outcome.AGAIN, "error"
-        is_well = 200 <= status < 300
-        self._room.note(claim.receiver, is_well)
-        if is_well:
+        self._room.note(tenant, claim.receiver, status < 500 and status != TOO_MANY)
+        if 200 <= status < 300:
             return Outcome.DELIVERED, str(status)
         return Outcome.FAILED if status == GONE else Outcome.AGAIN, str(status)
 

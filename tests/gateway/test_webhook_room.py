@@ -28,32 +28,40 @@ def test_there_is_always_room_for_one() -> None:
 
 def test_receivers_have_less_while_they_have_some() -> None:
     room = Room(100, 4)
-    assert room.taken() == {}
+    assert room.taken("t") == {}
     room.enter("t", A, 1)
-    assert room.taken() == {A: 3}
+    assert room.taken("t") == {A: 3}
     room.leave("t", A, 1)
-    assert room.taken() == {}
+    assert room.taken("t") == {}
 
 
-def test_a_receiver_that_failed_has_one_until_it_is_well() -> None:
+def test_a_receiver_in_trouble_has_one_until_it_is_well() -> None:
     room = Room(100, 4)
-    room.note(A, False)
-    assert room.taken() == {A: 1}
+    room.note("t", A, False)
+    assert room.taken("t") == {A: 1}
     room.enter("t", A, 1)
-    assert room.taken() == {A: 0}
+    assert room.taken("t") == {A: 0}
     room.enter("t", A, 1)  # was under way before
-    assert room.taken() == {A: 0}
-    room.note(A, True)
-    assert room.taken() == {A: 2}
+    assert room.taken("t") == {A: 0}
+    room.note("t", A, True)
+    assert room.taken("t") == {A: 2}
 
 
-def test_few_of_those_that_failed_are_remembered() -> None:
+def test_what_a_tenant_does_to_a_receiver_is_nothing_to_others() -> None:
+    room = Room(100, 4)
+    room.enter("t", A, 1)
+    room.note("t", A, False)
+    assert room.taken("t") == {A: 0}
+    assert room.taken("u") == {}
+
+
+def test_few_of_those_in_trouble_are_remembered() -> None:
     room = Room(100, 4)
     for number in range(1500):
-        room.note(str(number), False)
-    assert len(room.taken()) == 1000
-    assert "1499" in room.taken()
-    assert "0" not in room.taken()
+        room.note("t", str(number), False)
+    assert len(room.taken("t")) == 1000
+    assert "1499" in room.taken("t")
+    assert "0" not in room.taken("t")
 
 
 def test_large_ones_to_one_receiver_are_bounded() -> None:

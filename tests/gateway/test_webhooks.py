@@ -259,7 +259,7 @@ async def test_a_receiver_that_hangs_delays_nobody_else(
         await settled(target, f"msg_{id}_1", "delivered")
 
 
-async def test_a_receiver_that_failed_gets_one_at_a_time(target: Target, worker: Worker, receiver: Receiver) -> None:
+async def test_a_receiver_in_trouble_gets_one_at_a_time(target: Target, worker: Worker, receiver: Receiver) -> None:
     receiver.answers["/"] = [500, HANG]
     first = await run_to_end(target, worker, webhook=receiver.url())
     await tried(target, f"msg_{first}_1", 500)
