@@ -1,6 +1,8 @@
 -- The secrets that webhooks are signed with. KEYS[1] is a key of its own for each tenant: a hash, from a secret's id to
 -- "<made at> <expires at, 0: never> <secret>".
 
+do  -- see webhooks.lua
+
 local MOST_SECRETS = 5
 
 -- Those in force, the newest first: {id, made at, expires at, secret} of each. The others are forgotten.
@@ -48,3 +50,5 @@ end
 
 register('webhook_secrets', webhook_secrets, 'allow-oom')
 register('rotate_webhook_secret', rotate_webhook_secret)
+
+end

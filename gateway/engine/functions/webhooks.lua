@@ -7,6 +7,11 @@
 --   * Deliveries wait in a queue for each receiver, so that none has to be passed over for another receiver's sake. The
 --     log, which has to be trimmed, stands among the receivers as one without a name.
 
+-- Takes all deliveries of an endpoint away, some at a time. Returns whether that was all.
+local forget_deliveries
+
+do  -- All files together may have 200 local names; those in here are of this file.
+
 local LOG = ''
 
 -- For so long a delivery is tried; for so long, from its end on, it is in the log.
@@ -128,8 +133,7 @@ local function trim_log(base, at)
   end
 end
 
--- Takes all deliveries of an endpoint away, some at a time. Returns whether that was all.
-local function forget_deliveries(base, most)
+forget_deliveries = function(base, most)
   for _, receiver in ipairs(redis.call('ZRANGE', base .. ':webhooks', 0, -1)) do
     redis.call('UNLINK', base .. ':webhooks:' .. receiver)
   end
@@ -305,3 +309,5 @@ register('webhook_event', webhook_event, 'no-writes', 'allow-oom')
 register('retry_webhook', retry_webhook)
 register('webhook', webhook, 'no-writes', 'allow-oom')
 register('webhooks', webhooks, 'no-writes', 'allow-oom')
+
+end
