@@ -7,20 +7,27 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from .access.access import Access, configured_keys
+from .access.addresses import Addresses
+from .access.audit import Audit
 from .access.credentials import Credentials
-from .access.keys import ApiKeys, WorkerKeys
+from .access.limits import Limits, limits_of
 from .access.local import check_local, is_loopback
+from .access.news import News
+from .access.revocation import Revocation
+from .access.stored_keys import StoredKeys
 from .access.webhook_secrets import WebhookSecrets
 from .access.workers import WorkerAccess
+from .dialects.keys import Keys
 from .dialects.manage import Manage
 from .dialects.openai import OpenAI
-from .dialects.openai_errors import error_reply
+from .dialects.openai_errors import error_reply as openai_error
 from .dialects.runpod import RunPod
 from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
@@ -32,7 +39,7 @@ from .engine.polls import Polls
 from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
-from .http import Call, Check, Endpoint, Operation
+from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
 from .outbound import Outbound
 from .settings import Settings
 from .store import open_store
@@ -50,9 +57,12 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._api_keys = ApiKeys(settings.api_keys, settings.insecure)
+        self._keys = configured_keys(settings)
+        self._is_open = settings.insecure and not self._keys
         self._local = settings.insecure and is_loopback(settings.host)
-        self._worker_keys = WorkerKeys(settings.worker_keys, settings.insecure)
+        self._addresses = Addresses(settings.trusted_proxies)
+        self._audit = Audit(settings.audit_log, self._addresses)
+        self._limits = {} if self._is_open else limits_of(settings.rate_limits)
         self._drain: Callable[[], object] = _nothing
         self._operations: dict[tuple[str, int], Endpoint] = {}
         self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
@@ -77,63 +87,102 @@ class App:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
+        async with self.connected() as running:
+            for id in self._settings.endpoints:
+                await ensure_endpoint(running.endpoints, id)
+            await running.news.start()
+            running.limits.start()
+            running.webhooks.start()
+            running.upkeep.start()
+            loop = asyncio.get_running_loop()
+            self._drain = functools.partial(loop.call_soon_threadsafe, running.engine.wakeups.drain)
+            with _on_termination(self.drain):
+                yield
+            self._drain = _nothing
+            await running.news.stop()
+            await running.limits.stop()
+            await running.upkeep.stop()
+            await running.webhooks.stop()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> "AsyncIterator[_Running]":
+        """Connects to the store and answers requests, and does nothing by itself."""
         store = await open_store(self._settings.redis_url)
         engine = Engine(store)
         endpoints = Endpoints(store, engine.batcher)
         credentials = Credentials(store, self._settings.worker_redis_url)
+        limits = Limits(self._limits, engine.batcher, engine.wakeups.process)
+        access = Access(self._settings, engine.batcher, limits, self._addresses, self._audit)
+        workers = WorkerAccess(endpoints, access)
+        stored = StoredKeys(engine.batcher)
+        revocation = Revocation(stored, endpoints, engine, credentials)
         outbound = Outbound(self._settings.outbound_allow)
         deliveries, secrets = Deliveries(engine.batcher), WebhookSecrets(engine.batcher)
         webhooks = Webhooks(engine, deliveries, secrets, outbound, self._settings)
-        upkeep = Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke, webhooks.due)
-        for id in self._settings.endpoints:
-            await ensure_endpoint(endpoints, id)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
-        access = WorkerAccess(endpoints, self._worker_keys)
-        self._serve(RunPod(engine, outbound, self._settings).operations(), self._check)
-        # A worker's key is of one endpoint, so the operations themselves check it.
-        calls = WorkerCalls(polls, Reports(engine.batcher, engine.background), access, self._settings)
-        workers = Workers(engine, credentials, access, self._api_keys, self._settings)
-        self._serve(calls.operations() | workers.operations(), self._check_local)
-        manage = Manage(endpoints, credentials, outbound, self._settings).operations()
-        log = WebhookLog(deliveries, secrets, self._settings).operations()
-        self._router.routes.extend(self._routes(engine, manage | log))
-        webhooks.start()
-        upkeep.start()
-        loop = asyncio.get_running_loop()
-        self._drain = functools.partial(loop.call_soon_threadsafe, engine.wakeups.drain)
-        with _on_termination(self.drain):
-            yield
-        self._drain = _nothing
-        await upkeep.stop()
-        await webhooks.stop()
-        await outbound.close()
-        await engine.close()
-        await store.close()
+        reports = Reports(engine.batcher, engine.background)
+        for served in (
+            RunPod(engine, outbound, self._settings).operations(),
+            WorkerCalls(polls, reports, workers, self._settings).operations(),
+            Workers(engine, credentials, workers, self._settings).operations(),
+        ):
+            self._serve(served, access)
+        for path, each in OpenAI(engine, self._settings).operations().items():
+            self._router.routes.append(Route(f"/v2/{{endpoint}}{path}", self._endpoint(each, access, openai_error)))
+        self._manage(Manage(endpoints, stored, credentials, outbound, self._settings).operations(), access)
+        self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
+        self._manage(Keys(stored, revocation, self._settings).operations(), access)
+        try:
+            yield _Running(
+                engine,
+                endpoints,
+                limits,
+                News(store, engine.batcher, access.blocked.add, access.revoked),
+                Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke, webhooks.due),
+                webhooks,
+            )
+        finally:
+            await outbound.close()
+            await engine.close()
+            await store.close()
 
-    def _serve(self, operations: dict[str, tuple[Operation, tuple[str, ...]]], check: Check) -> None:
-        for path, (operation, methods) in operations.items():
+    def _serve(self, operations: dict[str, Served], access: Access) -> None:
+        for path, served in operations.items():
             _, name, *rest = path.split("/")
-            self._operations[name, 4 + len(rest)] = Endpoint(operation, methods, check)
+            self._operations[name, 4 + len(rest)] = self._endpoint(served, access)
 
-    def _routes(self, engine: Engine, operations: dict[tuple[str, str], Operation]) -> list[BaseRoute]:
-        by_path: dict[str, dict[str, Operation]] = {}
-        for (path, method), operation in operations.items():
-            by_path.setdefault(path, {})[method] = operation
-        routes: list[BaseRoute] = [
-            Route(f"/v2/{{endpoint}}{path}", Endpoint(operation, methods, self._check, error_reply))
-            for path, (operation, methods) in OpenAI(engine, self._settings).operations().items()
-        ]
-        return routes + [
-            Route(path, Endpoint(_by_method(methods), tuple(methods), self._check)) for path, methods in by_path.items()
-        ]
+    def _manage(self, operations: dict[tuple[str, str], Managed], access: Access) -> None:
+        by_path: dict[str, dict[str, Managed]] = {}
+        for (path, method), managed in operations.items():
+            by_path.setdefault(path, {})[method] = managed
+        for path, methods in by_path.items():
 
-    def _check_local(self, call: Call) -> None:
-        if self._local:
-            check_local(call.header(b"host"), call.header(b"origin"))
+            async def operation(call: Call, methods: dict[str, Managed] = methods) -> Answer:
+                managed = methods[call.method]
+                await access.admit(call, managed.scope)
+                return await self._audit.of(managed.event, managed.operation)(call)
 
-    def _check(self, call: Call) -> None:
-        self._check_local(call)
-        self._api_keys.check(call.header(b"authorization"))
+            self._router.routes.append(Route(path, self._endpoint(Served(operation, tuple(methods), None), access)))
+
+    def _endpoint(self, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
+        async def check(call: Call) -> None:
+            if self._local:
+                check_local(call.header(b"host"), call.header(b"origin"))
+            if served.scope is not None:
+                await access.admit(call, served.scope, served.limit)
+
+        return Endpoint(self._audit.of(served.event, served.operation), served.methods, check, shape)
+
+
+class _Running(NamedTuple):
+    """What a gateway process has to do besides answering."""
+
+    engine: Engine
+    endpoints: Endpoints
+    limits: Limits
+    news: News
+    upkeep: Upkeep
+    webhooks: Webhooks
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
@@ -145,13 +194,6 @@ async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:
 
 def _nothing() -> None:
     """Before the app serves, and after."""
-
-
-def _by_method(operations: dict[str, Operation]) -> Operation:
-    async def operation(call: Call) -> Any:
-        return await operations[call.method](call)
-
-    return operation
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

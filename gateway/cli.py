@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import httpx
 import handler_sdk
 
 from . import settings as settings_
+from .environment import forget
 from .errors import StartupError
 
 
@@ -30,6 +32,16 @@ def _says_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(1)
 
     return wrapped
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d{1,9})([smhd])", value) if isinstance(value, str) else None
+        if found is None:
+            self.fail(f"{value!r} is not a time such as 90s, 30m, 12h or 30d", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,6 +83,7 @@ def serve(config: Path | None, **given: Any) -> None:
     from .server import serve as serve_
 
     values = settings_.load(os.environ, config, **given)
+    forget(settings_.KEY_VARIABLES)
     _log(values.log_level)
     serve_(values)
 
@@ -203,6 +216,92 @@ def delete_endpoint(id: str, url: str, key: str | None, as_json: bool) -> None:
     click.echo(json.dumps({"deleted": id}) if as_json else f"deleted {id}")
 
 
+@main.group()
+def key() -> None:
+    """Make, list, rotate and revoke the keys of a tenant."""
+
+
+def _at_the_store(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--redis", "redis_url", metavar="URL", envvar="RUNLANE_REDIS_URL",
+                     help="With --tenant: works on the store itself, as for a tenant's first key.  "
+                          "[RUNLANE_REDIS_URL]"),
+        click.option("--tenant", help="Whose keys, with --redis; over HTTP they are those of your key's tenant."),
+    ):  # fmt: skip
+        command = option(command)
+    return _connection(command)
+
+
+@key.command("create")
+@click.option("--scopes", default="submit,read,cancel", show_default=True,
+              help="What it is good for: some of submit, read, cancel, manage, worker, admin.")  # fmt: skip
+@click.option("--name", default="", help="A name to be shown with it.")
+@click.option("--endpoint", "endpoints", multiple=True, help="Only for this endpoint; repeatable.")
+@click.option("--expires-in", type=_Duration(), help="Good for so long, such as 12h or 30d.  [default: for ever]")
+@click.option(
+    "--rate", type=click.IntRange(1), help="Requests per 10 s for each operation, in the place of the limits."
+)
+@click.option("--weight", type=click.IntRange(1, 1000), help="Its part of an endpoint that is fair.  [default: 1]")
+@_at_the_store
+def create_key(scopes: str, expires_in: float | None, as_json: bool, **given: Any) -> None:
+    """Make a key and print it, this once."""
+    wanted = {name: given[name] for name in ("name", "endpoints", "rate", "weight") if given[name]}
+    wanted["scopes"] = [scope.strip() for scope in scopes.split(",")]
+    if expires_in is not None:
+        wanted["expiresInSeconds"] = expires_in
+    _made(_keys(given, "POST", "", wanted), as_json)
+
+
+@key.command("list")
+@_at_the_store
+def list_keys(as_json: bool, **given: Any) -> None:
+    """List the keys, without the keys themselves."""
+    found = _keys(given, "GET", "")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for item in found["keys"]:
+        only, ends = ",".join(item["endpoints"]) or "all endpoints", item["expiresAt"] or "never"
+        click.echo(f"{item['id']}  {item['name'] or '-'}  {','.join(item['scopes'])}  {only}  expires {ends}")
+
+
+@key.command("revoke")
+@click.argument("id")
+@_at_the_store
+def revoke_key(id: str, as_json: bool, **given: Any) -> None:
+    """End key ID at once, with whatever goes on with it."""
+    _keys(given, "DELETE", f"/{quote(id, safe='')}")
+    click.echo(json.dumps({"revoked": id}) if as_json else f"revoked {id}")
+
+
+@key.command("rotate")
+@click.argument("id")
+@click.option("--overlap", type=_Duration(), default="1d", show_default=True, help="For so long both are good.")
+@_at_the_store
+def rotate_key(id: str, overlap: float, as_json: bool, **given: Any) -> None:
+    """Make another key like ID, which ends after a while, and print it."""
+    _made(_keys(given, "POST", f"/{quote(id, safe='')}/rotate", {"overlapSeconds": overlap}), as_json)
+
+
+def _made(created: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(created, indent=2))
+    else:
+        click.echo(f"created {created['id']} of tenant {created['tenant']}\nkey (not shown again): {created['key']}")
+
+
+def _keys(given: dict[str, Any], method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """An operation under /v1/keys: of the gateway, or of one in this process over the store itself."""
+    if given["tenant"] is None:
+        hints = {**_HINTS, 403: "it takes a key with the scope admin, or --tenant and --redis"}
+        return _call(method, given["url"], given["key"], f"/v1/keys{path}", body, hints)
+    if not given["redis_url"]:
+        raise StartupError("--tenant works on the store itself: set --redis or RUNLANE_REDIS_URL")
+    from .at_store import call
+
+    return call(given["redis_url"], given["tenant"], method, f"/v1/keys{path}", body)
+
+
 @main.group("webhook-secret")
 def webhook_secret() -> None:
     """Show and replace the secrets that sign webhooks."""
@@ -216,12 +315,13 @@ def list_webhook_secrets(url: str, key: str | None, as_json: bool) -> None:
 
 
 @webhook_secret.command("rotate")
-@click.option("--overlap-seconds", type=click.IntRange(0), default=86_400, show_default=True,
-              help="For how long the ones before go on signing.")  # fmt: skip
+@click.option(
+    "--overlap", type=_Duration(), default="1d", show_default=True, help="For so long the others sign as well."
+)
 @_connection
-def rotate_webhook_secret(overlap_seconds: int, url: str, key: str | None, as_json: bool) -> None:
+def rotate_webhook_secret(overlap: float, url: str, key: str | None, as_json: bool) -> None:
     """Make a new secret, which signs webhooks from now on, and list it with the ones before."""
-    body = {"overlapSeconds": overlap_seconds}
+    body = {"overlapSeconds": round(overlap)}
     _print_secrets(_call("POST", url, key, "/v1/webhook-secrets", body), as_json)
 
 

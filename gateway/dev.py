@@ -66,8 +66,9 @@ class Development:
             store = EmbeddedStore(self._data)
             stack.callback(store.stop)
             settings = Settings(
-                redis_url=store.url, insecure=True, endpoints=(self._endpoint,), outbound_allow=PRIVATE_NETWORKS
-            )
+                redis_url=store.url, insecure=True, endpoints=(self._endpoint,), audit_log="off",
+                outbound_allow=PRIVATE_NETWORKS,
+            )  # fmt: skip
             app = App(settings)
             server = Server(configuration(app, settings, SECONDS_TO_DRAIN))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")

@@ -5,6 +5,7 @@
     │   ├── BadRequest          400  not JSON, a field missing or out of its range
     │   ├── HungUp              400  the client has gone away, so nobody will see this
     │   ├── Unauthorized        401  no key, or a wrong one
+    │   ├── Blocked             401  too many failed logins from the client's address
     │   ├── Forbidden           403  a key that is not good for this
     │   ├── NotFound            404  no such endpoint, job or path
     │   ├── MethodNotAllowed    405
@@ -56,6 +57,13 @@ class Unauthorized(ClientError):
         super().__init__(message, {"WWW-Authenticate": "Bearer"})
 
 
+class Blocked(Unauthorized):
+    """There were too many failed logins from the client's address."""
+
+    def __init__(self) -> None:
+        super().__init__("rate limit exceeded")
+
+
 class Forbidden(ClientError):
     """A key that is not good for this operation or endpoint."""
 
@@ -100,8 +108,12 @@ class TooManyRequests(ClientError):
 
     status = 429
 
-    def __init__(self, message: str, seconds: int) -> None:
-        super().__init__(message, {"Retry-After": str(seconds)})
+    def __init__(self, message: str, seconds: int, limit: int | None = None) -> None:
+        """`limit`: what there is too much of; told in the headers, whose names are those of the IETF's draft 06."""
+        headers = {"Retry-After": str(seconds)}
+        if limit is not None:
+            headers |= {"RateLimit-Limit": str(limit), "RateLimit-Remaining": "0", "RateLimit-Reset": str(seconds)}
+        super().__init__(message, headers)
 
 
 class Unavailable(Error):

@@ -15,7 +15,10 @@ import orjson
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .access.keys import EVERYONE
+from .access.keys import Scope as KeyScope
 from .engine.endpoints import ID
+from .engine.keys import name_of
 from .engine.tasks import within
 from .errors import BadRequest, Error, HungUp, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
 from .store import OUTAGES
@@ -27,6 +30,13 @@ NO_CONTENT = 204
 
 CONNECTION = "runlane.connection"
 """The key in the scope under which our server puts the `Connection` that a request came over."""
+
+
+class Counter(Protocol):
+    """Requests of one kind, of which there may be so many."""
+
+    def tell(self) -> str:
+        """The limit as the store's functions take it."""
 
 
 class Connection(Protocol):
@@ -51,50 +61,68 @@ class Reply(NamedTuple):
 class Call:
     """One request to an operation."""
 
-    __slots__ = ("_receive", "_scope", "headers")
+    __slots__ = ("_receive", "_when_done", "counter", "facts", "headers", "key", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._scope = scope
+        self.scope = scope
         self._receive = receive
+        self._when_done: list[Callable[[], None]] = []
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.key = EVERYONE
+        self.counter: Counter | None = None
+        self.facts: dict[str, str] = {}
 
-    @property
-    def method(self) -> str:
-        """GET, POST, …"""
-        return str(self._scope["method"])
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Calls back when the request has been answered, or has ended in another way."""
+        self._when_done.append(callback)
 
-    @property
-    def parameters(self) -> dict[str, str]:
-        """What the route took from the path."""
-        return dict(self._scope["path_params"])
-
-    @property
-    def endpoint(self) -> str:
-        """The endpoint's id in the path.
-
-        Raises:
-            NotFound: it cannot be the id of one.
-        """
-        id: str = self._scope["path_params"]["endpoint"]
-        if not ID.fullmatch(id):
-            raise NotFound("no such endpoint")
-        return id
+    def end(self) -> None:
+        """The request has ended."""
+        for callback in self._when_done:
+            callback()
 
     @property
     def tenant(self) -> str:
         """Whose key it came with."""
-        return "default"
+        return self.key.tenant
+
+    @property
+    def limit(self) -> str:
+        """The limit that the first call to the store has to check; empty when there is none."""
+        return self.counter.tell() if self.counter is not None else ""
+
+    @property
+    def method(self) -> str:
+        """GET, POST, …"""
+        return str(self.scope["method"])
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the route took from the path."""
+        return dict(self.scope["path_params"])
+
+    @property
+    def endpoint(self) -> str:
+        """The name of the endpoint in the path, which is one of the key's tenant.
+
+        Raises:
+            NotFound: it cannot be the id of one.
+        """
+        id: str = self.scope["path_params"]["endpoint"]
+        if not ID.fullmatch(id):
+            raise NotFound("no such endpoint")
+        return name_of(self.key.tenant, id)
 
     @property
     def raw_path(self) -> str:
         """The path, and the query with its '?' if there is one, as the client sent them."""
-        path, query = self._scope["raw_path"], self._scope["query_string"]
+        path, query = self.scope["raw_path"], self.scope["query_string"]
         return f"{path.decode('latin-1')}?{query.decode('latin-1')}" if query else str(path.decode("latin-1"))
 
     @property
     def query(self) -> dict[str, str]:
         """The parameters after the '?'."""
-        found: bytes = self._scope["query_string"]
+        found: bytes = self.scope["query_string"]
         return dict(parse_qsl(found.decode("latin-1"), keep_blank_values=True)) if found else {}
 
     def header(self, name: bytes) -> str:
@@ -117,7 +145,7 @@ class Call:
     @property
     def connection(self) -> Connection | None:
         """The connection that it came over; None under a server that is not ours."""
-        return self._scope.get(CONNECTION)
+        return self.scope.get(CONNECTION)
 
     async def body(self, limit: int, seconds: float) -> bytes:
         """The whole body. Its size is checked while it comes in.
@@ -181,8 +209,28 @@ def error_reply(error: Error) -> Reply:
 
 Answer = Reply | ASGIApp
 Operation = Callable[[Call], Awaitable[Answer]]
-Check = Callable[[Call], None]
+Check = Callable[[Call], Awaitable[None]]
 Shape = Callable[[Error], Reply]
+
+
+class Served(NamedTuple):
+    """An operation, its methods, what a key has to be good for (None: it checks that by itself), whose limit of
+    requests counts, and what the audit log calls it, if it is told there."""
+
+    operation: Operation
+    methods: tuple[str, ...]
+    scope: KeyScope | None
+    limit: str = ""
+    event: str = ""
+
+
+class Managed(NamedTuple):
+    """An operation that is not on jobs, what a key has to be good for, and what the audit log calls it, if it is told
+    there."""
+
+    operation: Operation
+    scope: KeyScope
+    event: str = ""
 
 
 class Endpoint:
@@ -198,20 +246,24 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
+        call = Call(scope, receive)
         try:
-            answer = await self._operation(self._accept(Call(scope, receive)))
-        except Exception as exception:
-            answer = self._shape(error_of(exception, scope))
-        if isinstance(answer, Reply):
-            await send_reply(send, answer)
-        else:
-            await answer(scope, receive, send)
+            try:
+                await self._admit(call)
+                answer = await self._operation(call)
+            except Exception as exception:
+                answer = self._shape(error_of(exception, scope))
+            if isinstance(answer, Reply):
+                await send_reply(send, answer)
+            else:
+                await answer(scope, receive, send)
+        finally:
+            call.end()
 
-    def _accept(self, call: Call) -> Call:
+    async def _admit(self, call: Call) -> None:
         if call.method not in self._methods:
             raise MethodNotAllowed(*self._methods)
-        self._check(call)
-        return call
+        await self._check(call)
 
 
 def error_of(exception: Exception, scope: Scope) -> Error:

@@ -17,11 +17,18 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
 
-from .access.keys import ApiKeys, WorkerKeys
+from .access.access import configured_keys
+from .access.addresses import Addresses
+from .access.audit import Audit
+from .access.keys import TENANT
+from .access.limits import limits_of
+from .access.stored_keys import StoredKeys
 from .addresses import Guard
 from .app import App
 from .children import die_with
+from .engine.batching import Batcher
 from .engine.endpoints import ID
+from .engine.keys import id_of, tenant_of
 from .errors import StartupError
 from .http import CONNECTION
 from .settings import Settings
@@ -313,13 +320,22 @@ def check(settings: Settings) -> None:
     if not settings.redis_url:
         raise StartupError("no store: set RUNLANE_REDIS_URL or --redis; for development use `runlane dev HANDLER.py`")
     for id in settings.endpoints:
-        if not ID.fullmatch(id):
+        if not ID.fullmatch(id_of(id)) or not TENANT.fullmatch(tenant_of(id)):
             raise StartupError(f"{id!r} cannot be an endpoint's id: 1 to 63 letters, digits, '-' or '_'")
-    ApiKeys(settings.api_keys, settings.insecure)
-    WorkerKeys(settings.worker_keys, settings.insecure)
+    is_open = settings.insecure or bool(configured_keys(settings))
+    limits_of(settings.rate_limits)
+    Audit(settings.audit_log, Addresses(settings.trusted_proxies))
     Guard(settings.outbound_allow)
 
     async def try_store() -> None:
-        await (await open_store(settings.redis_url)).close()
+        store = await open_store(settings.redis_url)
+        batcher = Batcher(store)
+        if not is_open and not await StoredKeys(batcher).are_there_any():
+            raise StartupError(
+                "no API keys: make one at the store with `runlane key create --tenant NAME --scopes …`, or set "
+                "RUNLANE_API_KEYS (api_keys in the settings file), or --insecure to serve without"
+            )
+        await batcher.close()
+        await store.close()
 
     asyncio.run(try_store())

@@ -7,14 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from .access.keys import hashed
 from .errors import StartupError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LARGEST = 1_000_000_000
 
 
-def _setting(default: Any, help: str, secret: bool = False, least: float | None = None, most: float = LARGEST) -> Any:
-    metadata = {"help": help, "secret": secret, "least": least, "most": most}
+def _setting(
+    default: Any,
+    help: str,
+    secret: bool = False,
+    least: float | None = None,
+    most: float = LARGEST,
+    keys: bool = False,
+    variable: str = "",
+) -> Any:
+    """`keys`: it is made of keys, of which only the SHA-256 is kept; `variable`: its environment variable, where that
+    has another name than the rest."""
+    metadata = {
+        "help": help,
+        "secret": secret or keys,
+        "least": least,
+        "most": most,
+        "keys": keys,
+        "variable": variable,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -32,13 +50,25 @@ class Settings:
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8000, "port to listen on", least=0, most=65535)
     processes: int = _setting(1, "gateway processes on this machine, behind one port", least=1, most=1024)
-    api_keys: tuple[str, ...] = _setting((), "keys of clients: KEY or NAME:KEY, separated by commas", secret=True)
-    worker_keys: tuple[str, ...] = _setting(
-        (), "keys for workers besides those that `runlane endpoint create` prints: ENDPOINT:KEY, separated by commas",
-        secret=True,
+    api_keys: tuple[str, ...] = _setting(
+        (), "keys of tenants, good for everything but the management of keys: TENANT:KEY, or KEY for the tenant "
+        "default, separated by commas; sha256:HEX may stand for KEY", keys=True,
     )  # fmt: skip
+    admin_keys: tuple[str, ...] = _setting((), "as api_keys, and good for the management of keys too", keys=True)
+    worker_keys: tuple[str, ...] = _setting(
+        (), "keys for workers besides those that `runlane endpoint create` prints: ENDPOINT:KEY or "
+        "TENANT/ENDPOINT:KEY, separated by commas", keys=True,
+    )  # fmt: skip
+    runqy_api_key: str = _setting(
+        "", "Runqy's key for everything, of the tenant default", keys=True, variable="RUNQY_API_KEY"
+    )
+    runqy_client_api_key: str = _setting("", "Runqy's key for clients", keys=True, variable="RUNQY_CLIENT_API_KEY")
+    runqy_worker_api_key: str = _setting("", "Runqy's key for workers", keys=True, variable="RUNQY_WORKER_API_KEY")
+    rune_api_tokens: tuple[str, ...] = _setting(
+        (), "RUNE's tokens: TENANT:TOKEN, separated by commas", keys=True, variable="RUNE_API_TOKENS"
+    )
     insecure: bool = _setting(False, "serve without keys; for development only")
-    endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist")
+    endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist: ID or TENANT/ID")
     run_limit: int = _setting(10_000_000, "largest body of /run, in bytes", least=1)
     runsync_limit: int = _setting(20_000_000, "largest body of /runsync, in bytes", least=1)
     output_limit: int = _setting(20_000_000, "largest output of a job, in bytes", least=1)
@@ -55,6 +85,20 @@ class Settings:
     )
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
     poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "addresses or networks of proxies before the gateway, whose X-Forwarded-For says where a request comes from"
+    )
+    failed_logins: int = _setting(
+        10, "failed logins from one address after which it is blocked for a while; 0: never", least=0, most=10_000
+    )
+    failed_login_seconds: float = _setting(60.0, "the time within which failed logins count", least=1, most=86_400)
+    good_keys_pass: bool = _setting(False, "whether good keys are let through from a blocked address")
+    rate_limits: tuple[str, ...] = _setting(
+        (),
+        "limits in the place of RunPod's, each OPERATION=REQUESTS/AT_ONCE/PER_WORKER: requests of one key to one "
+        "endpoint per 10 s, at once, and what each ready worker adds; 0 is no limit. Or off, for none at all",
+    )
+    audit_log: str = _setting("-", "where the audit log goes, as JSON lines: a file, - for standard error, or off")
     outbound_allow: tuple[str, ...] = _setting(
         (), "where requests to clients' URLs (webhooks) may go besides public addresses: networks, addresses or host "
         "names, each alone or with a port ([::1]:8080), separated by commas",
@@ -76,7 +120,7 @@ _TYPES = get_type_hints(Settings)
 
 def environment_name(name: str) -> str:
     """The environment variable of a setting."""
-    return f"RUNLANE_{name.upper()}"
+    return FIELDS[name].metadata["variable"] or f"RUNLANE_{name.upper()}"
 
 
 def load(environment: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
@@ -100,7 +144,13 @@ def load(environment: Mapping[str, str], file: Path | None = None, **given: Any)
     values |= {name: value for name, value in given.items() if value not in (None, ())}
     for name, value in values.items():
         _check(name, value)
+        if FIELDS[name].metadata["keys"]:
+            values[name] = hashed(value) if isinstance(value, str) else tuple(map(hashed, value))
     return Settings(**values)
+
+
+KEY_VARIABLES = [environment_name(name) for name, field in FIELDS.items() if field.metadata["keys"]]
+"""The environment variables that hold keys."""
 
 
 def _check(name: str, value: Any) -> None:

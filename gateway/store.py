@@ -37,7 +37,10 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClust
 SECONDS_TO_ANSWER = 10.0
 
 
-PARTS = ("common", "handing", "workers", "reading", "jobs", "polls", "webhooks", "upkeep", "endpoints", "secrets")
+PARTS = (
+    "common", "fair", "handing", "workers", "reading", "limits", "jobs", "polls", "webhooks", "upkeep", "endpoints",
+    "access", "secrets",
+)  # fmt: skip
 """The files of the function library, in the order in which they build on one another."""
 
 

@@ -26,6 +26,9 @@ from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
 ENDPOINT = "bench"
+LIMITS = ",".join(f"{operation}=100000000/100000" for operation in ("run", "runsync", "status", "stream", "openai"))
+"""They are checked, and never reached."""
+
 ECHO_HANDLER = Path(__file__).with_name("handler.py")
 CONNECTIONS = 64
 SECONDS = 1
@@ -238,7 +241,7 @@ class Queue:
 
 def submission() -> tuple[str | int, ...]:
     """The arguments of one job for the function `submit`."""
-    return (str(uuid.uuid4()), '{"n":1}', "normal", 600_000, 86_400_000, 60_000, "", "", "", "", "")
+    return (str(uuid.uuid4()), '{"n":1}', "normal", 600_000, 86_400_000, 60_000, "", "", "", "", "", 1, "", "")
 
 
 def row(what: str, ours: str, floor: str, ratio: float, aim: str) -> dict[str, Any]:
@@ -306,7 +309,7 @@ def gateway(url: str) -> Iterator[str]:
 def gateway_process(url: str) -> Iterator[tuple[str, int]]:
     """The same: its URL and its process's id."""
     environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
-                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}"}  # fmt: skip
+                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}", "RUNLANE_RATE_LIMITS": LIMITS}  # fmt: skip
     command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
     with process(command, environment) as pid:
         wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")

@@ -1,91 +1,163 @@
-"""The keys of clients and of workers. Their SHA-256 is kept, and compared in constant time."""
+"""Keys: who holds one, and what it is good for. Only the SHA-256 of a key is kept; keys are random and long, so nothing
+slower is needed.
 
+A key of the settings is `KEY` (of the tenant `default`) or `TENANT:KEY`, split at the first colon, and in the place of
+KEY may stand `sha256:HEX`. That is what they all become as soon as they have been read.
+"""
+
+import enum
 import hashlib
 import hmac
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
-from ..errors import StartupError, Unauthorized
+import msgspec
+from msgspec import Meta
 
+from ..engine.keys import DEFAULT_TENANT
+from ..errors import StartupError
 
-class ApiKeys:
-    """The keys of clients, from the settings."""
+TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+"""A tenant: 1 to 63 letters, digits, '.', '-' or '_', none of the three first or last."""
 
-    def __init__(self, keys: Iterable[str], insecure: bool) -> None:
-        """Takes KEY or NAME:KEY; with `insecure` and without keys, everyone may do everything."""
-        self._digests = [_digest(_not_empty(key.rpartition(":")[2], "api_keys")) for key in keys]
-        if not self._digests and not insecure:
-            raise StartupError(
-                "no API keys: set RUNLANE_API_KEYS (or api_keys in the settings file), or --insecure to serve without"
-            )
-
-    def check(self, authorization: str) -> None:
-        """Lets a request pass.
-
-        Args:
-            authorization: the header, "Bearer KEY" or a bare key as some of RunPod's clients send it.
-
-        Raises:
-            Unauthorized: no key, or not one of ours.
-        """
-        if self._digests and not _contains(self._digests, presented_key(authorization)):
-            raise Unauthorized
+_HASHED = re.compile(r"(?:(?P<holder>.*):)?sha256:(?P<digest>[0-9a-f]{64})", re.DOTALL)
 
 
-class WorkerKeys:
-    """The keys of workers: each is good for one endpoint and for nothing but working."""
+class Scope(enum.StrEnum):
+    """What a key is good for."""
 
-    def __init__(self, keys: Iterable[str], insecure: bool) -> None:
-        """Takes ENDPOINT:KEY, besides what each endpoint has of its own."""
-        self._insecure = insecure
-        self._digests: dict[str, list[bytes]] = {}
-        for entry in keys:
-            endpoint, colon, key = entry.partition(":")
-            if not (endpoint and colon and key):
-                raise StartupError("worker_keys must be ENDPOINT:KEY, separated by commas")
-            self._digests.setdefault(endpoint, []).append(_digest(key))
-
-    def check(self, endpoint: str, own: str, authorization: str) -> None:
-        """Lets a worker pass.
-
-        Args:
-            endpoint: the endpoint's id.
-            own: the SHA-256 of the endpoint's own worker key, in hex.
-            authorization: the header.
-
-        Raises:
-            Unauthorized: no key, or not one for this endpoint.
-        """
-        accepted = [bytes.fromhex(own), *self._digests.get(endpoint, [])]
-        if not self._insecure and not _contains(accepted, presented_key(authorization)):
-            raise Unauthorized(f"missing or wrong worker key for endpoint {endpoint}")
+    SUBMIT = "submit"
+    READ = "read"
+    CANCEL = "cancel"
+    MANAGE = "manage"
+    WORKER = "worker"
+    ADMIN = "admin"
 
 
-def presented_key(authorization: str) -> str:
-    """The key in an `Authorization` header, with or without "Bearer"."""
-    scheme, _, key = authorization.partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else authorization.strip()
+CLIENT_SCOPES = frozenset({Scope.SUBMIT, Scope.READ, Scope.CANCEL})
+TENANT_SCOPES = frozenset(Scope) - {Scope.ADMIN}
+"""What a key of RUNLANE_API_KEYS may do."""
 
 
-def _contains(digests: list[bytes], key: str) -> bool:
-    presented = _accepted.get(key) or _digest(key)
-    found = False
-    for accepted in digests:  # all of them, so that the time says nothing
-        found |= hmac.compare_digest(presented, accepted)
-    if found:
-        _accepted[key] = presented
-    return found
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What is granted with a key.
+
+    `endpoints`: ids; none means all of the tenant's. `rate`: requests per 10 s, in the place of the server's limit for
+    each operation. `weight`: its part of an endpoint that serves its keys fairly.
+    """
+
+    scopes: Annotated[frozenset[Scope], Meta(min_length=1)] = CLIENT_SCOPES
+    name: Annotated[str, Meta(max_length=100)] = ""
+    endpoints: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
+    rate: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
-_accepted: dict[str, bytes] = {}
-"""Keys that were accepted, with their digests: OpenSSL takes longer for one than the rest of the check. What was
-refused is not remembered, so this does not grow beyond the keys that there have been."""
+class Key(msgspec.Struct, frozen=True):
+    """A key as it is kept. `digest`: its SHA-256, in hex; `created` and `expires`: ms since the epoch."""
+
+    id: str
+    tenant: str
+    digest: str
+    terms: Terms
+    created: int = 0
+    expires: int | None = None
 
 
-def _not_empty(key: str, setting: str) -> str:
+EVERYONE = Key("insecure", DEFAULT_TENANT, "", Terms(frozenset(Scope)))
+"""Whoever calls a server without keys."""
+
+
+def new_secret(scopes: Iterable[Scope]) -> str:
+    """A key that there has not been, of 256 random bits."""
+    return f"{'rlw' if set(scopes) == {Scope.WORKER} else 'rl'}_{secrets.token_urlsafe(32)}"
+
+
+def digest(key: str) -> str:
+    """What is kept of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def presented_key(authorization: str, api_key: str = "") -> str:
+    """The key that a request brings.
+
+    Args:
+        authorization: that header: `Bearer KEY`, or a bare key as some of RunPod's clients send it.
+        api_key: the header `X-API-Key`; it counts when the other is missing or of another scheme.
+    """
+    scheme, space, rest = authorization.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if api_key and (space or not scheme):
+        return api_key.strip()
+    return authorization.strip()
+
+
+def hashed(entry: str) -> str:
+    """A key of the settings as it is kept: `HOLDER:sha256:HEX`, or `sha256:HEX` when it names no holder."""
+    if _HASHED.fullmatch(entry):
+        return entry
+    holder, colon, key = entry.partition(":")
+    if not colon:
+        holder, key = "", holder
     if not key.strip():
-        raise StartupError(f"{setting} has an empty key, which would let everyone in; each is KEY or NAME:KEY")
-    return key
+        return entry  # which is refused later
+    return f"{holder.strip()}{colon}sha256:{digest(key.strip())}"
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+class ConfiguredKeys:
+    """The keys of the settings. They are few, and need no store."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, Key] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def add(self, setting: str, entries: Sequence[str], scopes: frozenset[Scope]) -> None:
+        """Takes in keys of clients.
+
+        Raises:
+            StartupError: one that is empty, or whose tenant cannot be one.
+        """
+        for entry in entries:
+            tenant, value = _parts(setting, entry, "KEY or TENANT:KEY")
+            tenant = tenant or DEFAULT_TENANT
+            if not TENANT.fullmatch(tenant):
+                raise StartupError(
+                    f"{setting}: {tenant[:80]!r} cannot be a tenant: 1 to 63 letters, digits, '.', '-' or '_'; "
+                    "a key stands behind the first colon"
+                )
+            self._keys[value] = Key(f"env-{value[:12]}", tenant, value, Terms(scopes))
+
+    def add_workers(self, setting: str, entries: Sequence[str]) -> None:
+        """Takes in keys of workers: ENDPOINT:KEY, or TENANT/ENDPOINT:KEY.
+
+        Raises:
+            StartupError: one that names no endpoint.
+        """
+        for entry in entries:
+            place, value = _parts(setting, entry, "ENDPOINT:KEY")
+            tenant, slash, endpoint = place.rpartition("/")
+            if not endpoint or (slash and not TENANT.fullmatch(tenant)):
+                raise StartupError(f"{setting} must be ENDPOINT:KEY or TENANT/ENDPOINT:KEY, separated by commas")
+            before = self._keys.get(value)
+            endpoints = (endpoint,) if before is None else (*before.terms.endpoints, endpoint)
+            terms = Terms(frozenset({Scope.WORKER}), endpoints=endpoints)
+            if before is not None and before.terms.scopes != terms.scopes:
+                continue  # a client's key that may work as well
+            self._keys[value] = Key(f"env-{value[:12]}", tenant or DEFAULT_TENANT, value, terms)
+
+    def find(self, presented: str) -> Key | None:
+        """The key with this SHA-256, in hex."""
+        key = self._keys.get(presented)
+        return key if key is not None and hmac.compare_digest(key.digest, presented) else None
+
+
+def _parts(setting: str, entry: str, form: str) -> tuple[str, str]:
+    found = _HASHED.fullmatch(hashed(entry))
+    if found is None:
+        raise StartupError(f"{setting} has an empty key, which would let everyone in; each is {form}")
+    return found["holder"] or "", found["digest"]

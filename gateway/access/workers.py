@@ -1,19 +1,17 @@
-"""Lets workers in: each has a key that is good for one endpoint and for nothing but working."""
+"""Lets workers in, and knows the endpoints that they are of."""
 
 import asyncio
 import time
 from typing import NamedTuple
 
 from ..engine.endpoints import Endpoint, Endpoints
-from ..errors import Unauthorized, Unavailable
+from ..errors import Unavailable
 from ..http import Call
-from .keys import WorkerKeys
+from .access import Access
+from .keys import Scope
 
 SECONDS_TO_REMEMBER = 2.0
 """An endpoint is not looked up for each of the calls of its workers."""
-
-SECONDS_BETWEEN_LOOKS = 0.2
-"""Nor for each wrong key, in case that it is a new one."""
 
 
 class _Look(NamedTuple):
@@ -24,39 +22,32 @@ class _Look(NamedTuple):
 class WorkerAccess:
     """Checks the keys that workers come with."""
 
-    def __init__(self, endpoints: Endpoints, keys: WorkerKeys) -> None:
+    def __init__(self, endpoints: Endpoints, access: Access) -> None:
         self._endpoints = endpoints
-        self._keys = keys
         self._looks: dict[str, _Look] = {}
+        self.clients = access
 
     async def admit(self, call: Call) -> Endpoint:
         """The endpoint of the call's path, whose worker it is that calls. While the store is away, it is as it was.
 
         Raises:
             NotFound: no such endpoint.
-            Unauthorized: no key, or not one for this endpoint.
+            Unauthorized: no key, or a wrong one.
+            Forbidden: a key that is not for workers of this endpoint.
             Unavailable: the store is away, and the endpoint was not known before.
         """
-        try:
-            return self._check(call, await self._endpoint(call.endpoint, SECONDS_TO_REMEMBER))
-        except Unauthorized:
-            return self._check(call, await self._endpoint(call.endpoint, SECONDS_BETWEEN_LOOKS))
-
-    def _check(self, call: Call, endpoint: Endpoint) -> Endpoint:
-        self._keys.check(endpoint.id, endpoint.worker_key, call.header(b"authorization"))
-        return endpoint
-
-    async def _endpoint(self, id: str, most_seconds_ago: float) -> Endpoint:
-        before = self._looks.get(id)
-        if before is not None and time.monotonic() - before.at <= most_seconds_ago:
+        await self.clients.admit(call, Scope.WORKER)
+        name = call.endpoint
+        before = self._looks.get(name)
+        if before is not None and time.monotonic() - before.at <= SECONDS_TO_REMEMBER:
             return await asyncio.shield(before.endpoint)
-        look = self._looks[id] = _Look(time.monotonic(), asyncio.ensure_future(self._endpoints.get(id)))
+        look = self._looks[name] = _Look(time.monotonic(), asyncio.ensure_future(self._endpoints.get(name)))
         try:
             return await asyncio.shield(look.endpoint)
         except Exception as error:
-            if self._looks.get(id) is look:
-                del self._looks[id]
+            if self._looks.get(name) is look:
+                del self._looks[name]
             if before is None or not isinstance(error, Unavailable):
                 raise
-            self._looks.setdefault(id, before)
+            self._looks.setdefault(name, before)
             return await asyncio.shield(before.endpoint)

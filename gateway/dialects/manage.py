@@ -8,9 +8,12 @@ import msgspec
 import orjson
 
 from ..access.credentials import Credentials
-from ..engine.endpoints import Config, Endpoint, Endpoints, parse_config
-from ..errors import BadRequest
-from ..http import Answer, Call, Operation, Reply
+from ..access.keys import Scope, Terms
+from ..access.stored_keys import StoredKeys
+from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_config
+from ..engine.keys import id_of, name_of
+from ..errors import BadRequest, Forbidden
+from ..http import Answer, Call, Managed, Reply
 from ..outbound import Outbound
 from ..settings import Settings
 
@@ -20,22 +23,25 @@ MOST_BYTES = 1_000_000
 class Manage:
     """The operations under /v1/endpoints."""
 
-    def __init__(self, endpoints: Endpoints, credentials: Credentials, outbound: Outbound, settings: Settings) -> None:
+    def __init__(
+        self, endpoints: Endpoints, stored: StoredKeys, credentials: Credentials, outbound: Outbound, settings: Settings
+    ) -> None:
         self._endpoints = endpoints
+        self._stored = stored
         self._credentials = credentials
         self._outbound = outbound
         self._settings = settings
 
-    def operations(self) -> dict[tuple[str, str], Operation]:
-        """(path, method) and operation."""
+    def operations(self) -> dict[tuple[str, str], Managed]:
+        """(path, method), and what is served there."""
         one = "/v1/endpoints/{endpoint}"
         return {
-            ("/v1/endpoints", "POST"): self.create,
-            ("/v1/endpoints", "GET"): self.list,
-            (one, "GET"): self.show,
-            (one, "PATCH"): self.update,
-            (one, "DELETE"): self.delete,
-            (f"{one}/update", "POST"): self.update,
+            ("/v1/endpoints", "POST"): Managed(self.create, Scope.MANAGE, "endpoint.create"),
+            ("/v1/endpoints", "GET"): Managed(self.list, Scope.MANAGE),
+            (one, "GET"): Managed(self.show, Scope.MANAGE),
+            (one, "PATCH"): Managed(self.update, Scope.MANAGE, "endpoint.update"),
+            (one, "DELETE"): Managed(self.delete, Scope.MANAGE, "endpoint.delete"),
+            (f"{one}/update", "POST"): Managed(self.update, Scope.MANAGE, "endpoint.update"),
         }
 
     async def create(self, call: Call) -> Answer:
@@ -46,15 +52,22 @@ class Manage:
             id = secrets.token_hex(7)
         if not isinstance(id, str):
             raise BadRequest("id must be a string")
+        check_id(id)
+        if call.key.terms.endpoints and id not in call.key.terms.endpoints:
+            raise Forbidden("this key is not for this endpoint")
+        call.facts["endpoint"] = id[:100]
         config = parse_config(fields)
         if not config.name:
             config = msgspec.structs.replace(config, name=id)
-        endpoint, worker_key = await self._endpoints.create(id, config)
-        return Reply(orjson.dumps({**_shown(endpoint), "workerKey": worker_key}), 201)
+        endpoint = await self._endpoints.create(name_of(call.tenant, id), config)
+        _, secret = await self._stored.create(call.tenant, worker_terms(id))
+        return Reply(orjson.dumps({**_shown(endpoint), "workerKey": secret}), 201)
 
-    async def list(self, call: Call) -> Answer:  # noqa: ARG002
-        """All endpoints."""
-        return Reply(orjson.dumps([_shown(endpoint) for endpoint in await self._endpoints.list()]))
+    async def list(self, call: Call) -> Answer:
+        """All endpoints of the tenant that the key is for."""
+        only = call.key.terms.endpoints
+        found = await self._endpoints.list(call.tenant)
+        return Reply(orjson.dumps([_shown(endpoint) for endpoint in found if not only or endpoint.id in only]))
 
     async def show(self, call: Call) -> Answer:
         """One endpoint."""
@@ -62,25 +75,42 @@ class Manage:
 
     async def update(self, call: Call) -> Answer:
         """Changes the fields that are in the body."""
-        return Reply(orjson.dumps(_shown(await self._endpoints.update(call.endpoint, await self._fields(call)))))
+        changes = await self._fields(call)
+        return Reply(orjson.dumps(_shown(await self._endpoints.update(call.endpoint, changes))))
 
     async def delete(self, call: Call) -> Answer:
-        """Deletes the endpoint; its waiting and running jobs are cancelled."""
+        """Deletes the endpoint; its waiting and running jobs are cancelled, and its workers' keys are good no more."""
         await self._endpoints.delete(call.endpoint)
+        await self._stored.revoke_workers_of(call.tenant, id_of(call.endpoint))
         await self._credentials.revoke_all(call.endpoint)
         return Reply(b"", 204)
 
     async def _fields(self, call: Call) -> dict[str, Any]:
-        body = await call.body(MOST_BYTES, self._settings.body_seconds)
-        try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise BadRequest("the body is not valid JSON") from None
-        if not isinstance(fields, dict):
-            raise BadRequest("the body must be a JSON object")
+        fields = await json_object(call, self._settings)
         if isinstance(fields.get("webhook"), str):
             fields["webhook"] = self._outbound.check_url(fields["webhook"])
         return fields
+
+
+def worker_terms(endpoint: str) -> Terms:
+    """What the key for the workers of an endpoint is good for."""
+    return Terms(frozenset({Scope.WORKER}), f"workers of {endpoint}", (endpoint,))
+
+
+async def json_object(call: Call, settings: Settings) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        BadRequest: it is no JSON object.
+    """
+    body = await call.body(MOST_BYTES, settings.body_seconds)
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadRequest("the body is not valid JSON") from None
+    if not isinstance(fields, dict):
+        raise BadRequest("the body must be a JSON object")
+    return fields
 
 
 def _shown(endpoint: Endpoint) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from urllib.parse import unquote
 
 import orjson
 
+from ..access.keys import Scope
 from ..engine.engine import Engine, Submission
 from ..errors import Error, NotFound
-from ..http import Answer, Call, Operation, Reply
+from ..http import Answer, Call, Reply, Served
 from ..settings import Settings
 from .openai_errors import error_reply
 from .openai_exchange import submitted
@@ -29,9 +30,9 @@ class OpenAI:
         self._engine = engine
         self._settings = settings
 
-    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
-        """Path under /v2/{endpoint}, operation and its methods."""
-        return {"/openai/{path:path}": (self.relay, METHODS)}
+    def operations(self) -> dict[str, Served]:
+        """Path under /v2/{endpoint}, and what is served there."""
+        return {"/openai/{path:path}": Served(self.relay, METHODS, Scope.SUBMIT, "openai")}
 
     async def relay(self, call: Call) -> Answer:
         """Has a worker answer, and gives its answer or its stream back. A client that hangs up cancels the job."""
@@ -44,6 +45,8 @@ class OpenAI:
             timeout=0,
             ttl=DEFAULT_TTL_MS,
             retention=self._settings.runsync_retention_seconds * 1000,
+            share=call.key.id,
+            weight=call.key.terms.weight,
         )
         try:
             answer = await (self._stream(call, job) if streams else self._answer(call, job))

@@ -60,7 +60,7 @@ async def submitted(engine: Engine, call: Call, job: Submission, wait_seconds: f
         exchange = Exchange(follower, watch, time.monotonic() + wait_seconds)
         hanging_up = asyncio.create_task(exchange.end_with(call))
         try:
-            await engine.submit(call.endpoint, job, watch=True)
+            await engine.submit(call.endpoint, job, watch=True, limit=call.limit)
             yield exchange
         finally:
             hanging_up.cancel()

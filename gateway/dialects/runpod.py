@@ -13,11 +13,12 @@ import orjson
 from msgspec import Meta
 from sse_starlette import EventSourceResponse
 
+from ..access.keys import Scope
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower, job_of
 from ..engine.wakeups import Chunks, Final, Watch
-from ..errors import BadRequest, NotFound, Unavailable
-from ..http import Answer, Call, Operation, Reply
+from ..errors import BadRequest, Forbidden, NotFound, Unavailable
+from ..http import Answer, Call, Reply, Served
 from ..job_object import job_object, times_of
 from ..outbound import Outbound
 from ..settings import Settings
@@ -57,26 +58,27 @@ class RunPod:
         self._outbound = outbound
         self._settings = settings
 
-    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
-        """Path under /v2/{endpoint}, operation and its methods."""
+    def operations(self) -> dict[str, Served]:
+        """Path under /v2/{endpoint}, and what is served there."""
+        read, either = Scope.READ, ("GET", "POST")
         return {
-            "/run": (self.run, ("POST",)),
-            "/runsync": (self.runsync, ("POST",)),
-            "/status/{job}": (self.status, ("GET", "POST")),
-            "/status-sync/{job}": (self.status_sync, ("GET", "POST")),
-            "/stream/{job}": (self.stream, ("GET", "POST")),
-            "/cancel/{job}": (self.cancel, ("POST",)),
-            "/retry/{job}": (self.retry, ("POST",)),
-            "/purge-queue": (self.purge_queue, ("POST",)),
-            "/health": (self.health, ("GET",)),
-            "/requests": (self.requests, ("GET",)),
+            "/run": Served(self.run, ("POST",), Scope.SUBMIT, "run"),
+            "/runsync": Served(self.runsync, ("POST",), Scope.SUBMIT, "runsync"),
+            "/status/{job}": Served(self.status, either, read, "status"),
+            "/status-sync/{job}": Served(self.status_sync, either, read, "status"),
+            "/stream/{job}": Served(self.stream, either, read, "stream"),
+            "/cancel/{job}": Served(self.cancel, ("POST",), Scope.CANCEL, "cancel"),
+            "/retry/{job}": Served(self.retry, ("POST",), Scope.SUBMIT),
+            "/purge-queue": Served(self.purge_queue, ("POST",), Scope.CANCEL, "purge-queue", "queue.purge"),
+            "/health": Served(self.health, ("GET",), read, "status"),
+            "/requests": Served(self.requests, ("GET",), read, "requests"),
         }
 
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
         job = self._parse(call, body, new_id(), self._settings.run_retention_seconds)
-        id, state = await self._engine.submit(call.endpoint, job)
+        id, state = await self._engine.submit(call.endpoint, job, limit=call.limit)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 
     async def runsync(self, call: Call) -> Answer:
@@ -86,7 +88,7 @@ class RunPod:
         job = self._parse(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
         await self._engine.wakeups.subscribe(call.endpoint)
         with self._engine.wakeups.watch(call.endpoint, job.id) as watch:
-            id, _ = await self._engine.submit(call.endpoint, job, watch=True)
+            id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
             if id == job.id:
                 return Reply(job_object(await self._until_final(call.endpoint, id, watch, wait / 1000)))
         # The idempotency key named a job that was submitted before.
@@ -96,7 +98,9 @@ class RunPod:
         """The job as it is; `?ttl` sets its time to live anew."""
         job = _job_id(call)
         ttl = call.milliseconds("ttl", *TTL_MS)
-        found = await self._engine.status(call.endpoint, job)
+        if ttl is not None and Scope.SUBMIT not in call.key.terms.scopes:
+            raise Forbidden(f"this key may not set ttl; that takes one with the scope {Scope.SUBMIT}")
+        found = await self._engine.status(call.endpoint, job, limit=call.limit)
         if ttl is not None:
             await self._engine.touch(call.endpoint, job, ttl)
         return Reply(job_object(found))
@@ -104,7 +108,7 @@ class RunPod:
     async def status_sync(self, call: Call) -> Answer:
         """The job when it is final, or when the time to wait is over."""
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
-        return await self._wait_for(call.endpoint, _job_id(call), wait)
+        return await self._wait_for(call.endpoint, _job_id(call), wait, call.limit)
 
     async def stream(self, call: Call) -> Answer:
         """The chunks that no call has had, as JSON; or all from a position on, as server-sent events."""
@@ -112,10 +116,10 @@ class RunPod:
         if "text/event-stream" in call.header(b"accept"):
             return await self._event_stream(call, job)
         await self._engine.wakeups.subscribe(call.endpoint)
-        deadline, waited = time.monotonic() + POLL_SECONDS, False
+        deadline, waited, limit = time.monotonic() + POLL_SECONDS, False, call.limit
         with self._engine.wakeups.watch(call.endpoint, job) as watch:
             while True:
-                polled = await self._engine.poll(call.endpoint, job)
+                polled, limit = await self._engine.poll(call.endpoint, job, limit), ""
                 if polled.chunks or polled.job.final:
                     break
                 waited = True
@@ -131,7 +135,7 @@ class RunPod:
 
     async def cancel(self, call: Call) -> Answer:
         """Cancels the job; one that is final already stays as it is."""
-        job = await self._engine.cancel(call.endpoint, _job_id(call))
+        job = await self._engine.cancel(call.endpoint, _job_id(call), call.limit)
         return Reply(orjson.dumps({"id": job.id, "status": job.state, **times_of(job)}))
 
     async def retry(self, call: Call) -> Answer:
@@ -142,11 +146,13 @@ class RunPod:
 
     async def purge_queue(self, call: Call) -> Answer:
         """Cancels all jobs that wait."""
-        return Reply(orjson.dumps({"removed": await self._engine.purge(call.endpoint), "status": "completed"}))
+        return Reply(
+            orjson.dumps({"removed": await self._engine.purge(call.endpoint, call.limit), "status": "completed"})
+        )
 
     async def health(self, call: Call) -> Answer:
         """Counts of jobs and workers. `throttled` stays 0: no worker of ours waits for a machine."""
-        found = await self._engine.health(call.endpoint)
+        found = await self._engine.health(call.endpoint, call.limit)
         workers = found.workers
         return Reply(
             orjson.dumps(
@@ -180,7 +186,7 @@ class RunPod:
             raise BadRequest(f"status must be one of {', '.join(State)}, not {state[:40]!r}")
         if cursor is not None and not re.fullmatch(r"\d{1,16}\.\d{1,16}", cursor, re.ASCII):
             raise BadRequest("cursor must be what an earlier page gave as next")
-        await self._engine.health(call.endpoint)
+        await self._engine.health(call.endpoint, call.limit)
         found = await self._engine.requests(call.endpoint, int(limit), cursor, State(state) if state else None)
         listed = [orjson.Fragment(job_object(job)) for job in found.jobs]
         return Reply(orjson.dumps({"requests": listed, "next": found.cursor}))
@@ -188,10 +194,10 @@ class RunPod:
     def _parse(self, call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
         return parse_submission(call, body, id, retention_seconds, self._outbound.check_url)
 
-    async def _wait_for(self, endpoint: str, job: str, wait: int) -> Reply:
+    async def _wait_for(self, endpoint: str, job: str, wait: int, limit: str = "") -> Reply:
         await self._engine.wakeups.subscribe(endpoint)
         with self._engine.wakeups.watch(endpoint, job) as watch:
-            found = await self._engine.status(endpoint, job, watch=True)
+            found = await self._engine.status(endpoint, job, watch=True, limit=limit)
             if not found.final:
                 found = await self._until_final(endpoint, job, watch, wait / 1000)
         return Reply(job_object(found))
@@ -221,7 +227,9 @@ class RunPod:
         text = call.header(b"last-event-id") or call.query.get("from", "0")
         if not (text.isascii() and text.isdigit() and len(text) < 16):
             raise BadRequest(f"the position to go on from must be a whole number, not {text[:40]!r}")
-        await self._engine.read(call.endpoint, job, 0, 1)  # errors get their status before the stream begins
+        await self._engine.read(
+            call.endpoint, job, 0, 1, call.limit
+        )  # errors get their status before the stream begins
         await self._engine.wakeups.subscribe(call.endpoint)
         return EventSourceResponse(
             self._events(call.endpoint, job, int(text)), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
@@ -287,6 +295,8 @@ def parse_submission(
         webhooks=_webhooks(fields, check_url) if fields else (),
         idempotency_key=hashlib.sha256(key.encode()).hexdigest() if key else "",
         fingerprint=hashlib.sha256(body).hexdigest() if key else "",
+        share=call.key.id,
+        weight=call.key.terms.weight,
     )
 
 

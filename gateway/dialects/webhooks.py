@@ -8,10 +8,11 @@ import msgspec
 import orjson
 from msgspec import Meta
 
+from ..access.keys import Scope
 from ..access.webhook_secrets import WebhookSecret, WebhookSecrets
 from ..engine.deliveries import Attempt, Deliveries, Delivery, DeliveryState
-from ..errors import BadRequest, NotFound
-from ..http import Answer, Call, Operation, Reply
+from ..errors import BadRequest, Forbidden, NotFound
+from ..http import Answer, Call, Managed, Reply
 from ..settings import Settings
 
 MOST_LISTED = 1000
@@ -37,15 +38,15 @@ class WebhookLog:
         self._secrets = secrets
         self._settings = settings
 
-    def operations(self) -> dict[tuple[str, str], Operation]:
-        """(path, method) and operation."""
+    def operations(self) -> dict[tuple[str, str], Managed]:
+        """(path, method), and what is served there."""
         one = "/v2/{endpoint}/webhooks/{delivery}"
         return {
-            ("/v2/{endpoint}/webhooks", "GET"): self.list,
-            (one, "GET"): self.show,
-            (f"{one}/retry", "POST"): self.retry,
-            ("/v1/webhook-secrets", "GET"): self.list_secrets,
-            ("/v1/webhook-secrets", "POST"): self.rotate_secret,
+            ("/v2/{endpoint}/webhooks", "GET"): Managed(self.list, Scope.READ),
+            (one, "GET"): Managed(self.show, Scope.READ),
+            (f"{one}/retry", "POST"): Managed(self.retry, Scope.SUBMIT),
+            ("/v1/webhook-secrets", "GET"): Managed(self.list_secrets, Scope.MANAGE),
+            ("/v1/webhook-secrets", "POST"): Managed(self.rotate_secret, Scope.MANAGE, "webhook_secret.rotate"),
         }
 
     async def list(self, call: Call) -> Answer:
@@ -75,7 +76,7 @@ class WebhookLog:
 
     async def list_secrets(self, call: Call) -> Answer:
         """The secrets in force, the newest first."""
-        return _secrets_shown(await self._secrets.in_force(call.tenant))
+        return _secrets_shown(await self._secrets.in_force(_tenant(call)))
 
     async def rotate_secret(self, call: Call) -> Answer:
         """Makes a new secret; those before stay in force for `overlapSeconds`."""
@@ -85,7 +86,7 @@ class WebhookLog:
             raise BadRequest(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise BadRequest("the body is not valid JSON") from None
-        return _secrets_shown(await self._secrets.rotate(call.tenant, rotation.overlapSeconds), 201)
+        return _secrets_shown(await self._secrets.rotate(_tenant(call), rotation.overlapSeconds), 201)
 
 
 def _delivery_id(call: Call) -> str:
@@ -93,6 +94,13 @@ def _delivery_id(call: Call) -> str:
     if not _ID.fullmatch(id):
         raise NotFound("no such webhook")
     return id
+
+
+def _tenant(call: Call) -> str:
+    """The caller's tenant, all of whose endpoints its secrets are of."""
+    if call.key.terms.endpoints:
+        raise Forbidden("this key is not for all endpoints, as the secrets are")
+    return call.tenant
 
 
 def _shown(delivery: Delivery) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from ..engine.endpoints import Endpoint
 from ..engine.polls import Handed, HungUp, Polls
 from ..engine.reports import Reports, digest_of, held_by
 from ..engine.tasks import end
-from ..errors import BadRequest, Error, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
-from ..http import NO_CONTENT, Answer, Call, Operation, Reply
+from ..errors import BadRequest, Error, Forbidden, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
+from ..http import NO_CONTENT, Answer, Call, Operation, Reply, Served
 from ..settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,10 @@ class WorkerCalls:
         self._access = access
         self._settings = settings
 
-    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
-        """Path under /v2/{endpoint}, operation and its methods."""
-        return {
+    def operations(self) -> dict[str, Served]:
+        """Path under /v2/{endpoint}, and what is served there. A refusal has to be told in its own way, so the key is
+        checked by each operation."""
+        paths: dict[str, tuple[Operation, tuple[str, ...]]] = {
             "/job-take/{worker}": (self.take_one, ("GET",)),
             "/job-take-batch/{worker}": (self.take_batch, ("GET",)),
             "/job-stop/{worker}": (self.stops, ("GET",)),
@@ -93,6 +94,7 @@ class WorkerCalls:
             "/job-return/{worker}": (self.give_back, ("POST",)),
             "/ping/{worker}": (self.ping, ("GET", "POST")),
         }
+        return {path: Served(operation, methods, None) for path, (operation, methods) in paths.items()}
 
     async def take_one(self, call: Call) -> Answer:
         """A job as JSON, or 204 when none comes."""
@@ -112,7 +114,7 @@ class WorkerCalls:
         """The jobs that the worker is to stop, as soon as there are any; else 204."""
         async with _polling(call) as hung_up:
             endpoint, worker = await self._access.admit(call), _worker(call)
-            found = await self._polls.stops(endpoint.id, worker, self._seconds_to_wait(call), hung_up)
+            found = await self._polls.stops(endpoint.name, worker, self._seconds_to_wait(call), hung_up)
         if not found:
             return _NOTHING
         return Reply(msgspec.json.encode({"jobsToStop": [stop.job for stop in found], "stops": found}))
@@ -125,14 +127,14 @@ class WorkerCalls:
         try:
             body = await self._body(call, self._settings.output_limit)
             if attempt is not None:
-                return _answer(await self._reports.emit(endpoint.id, job, attempt, first, _chunks(body, limit)))
+                return _answer(await self._reports.emit(endpoint.name, job, attempt, first, _chunks(body, limit)))
             chunks = _pieces(bytes(_fields(body).get("output", b"null")), limit)
         except (BadRequest, TooLarge) as error:
             return await self._fail(endpoint, worker, job, attempt, error)
-        state = await self._reports.add(endpoint.id, job, worker, chunks)
+        state = await self._reports.add(endpoint.name, job, worker, chunks)
         if state is None and call.connection is not None:
             digest = digest_of(chunks)
-            call.connection.expect_reading(lambda: self._reports.note_unheard(endpoint.id, job, worker, digest))
+            call.connection.expect_reading(lambda: self._reports.note_unheard(endpoint.name, job, worker, digest))
         return _answer(state)
 
     async def done(self, call: Call) -> Answer:
@@ -145,10 +147,10 @@ class WorkerCalls:
             return await self._fail(endpoint, worker, job, attempt, error)
         if bytes(fields.get("status", b"")) == b'"IN_PROGRESS"':
             value = bytes(fields.get("output", b"null"))
-            return _answer(await self._reports.progress(endpoint.id, job, attempt or held_by(worker), value))
+            return _answer(await self._reports.progress(endpoint.name, job, attempt or held_by(worker), value))
         ends = bytes(fields.get("stopPod", b"")) == b"true"
         outcome = _outcome(fields, attempt is not None, call.query.get("isStream") == "true")
-        state = await self._reports.finish(endpoint.id, worker, job, attempt or held_by(worker), outcome, ends)
+        state = await self._reports.finish(endpoint.name, worker, job, attempt or held_by(worker), outcome, ends)
         if state is not None:
             logger.debug("job %s: a result of worker %s came when the job was %s", job, worker, state)
         return _answer(state)
@@ -157,13 +159,13 @@ class WorkerCalls:
         """Our SDK gives an attempt up."""
         endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
         loss = _decode(_Loss, await self._body(call, MOST_BYTES))
-        return _answer(await self._reports.lose(endpoint.id, job, _attempt(call) or held_by(worker), loss.error))
+        return _answer(await self._reports.lose(endpoint.name, job, _attempt(call) or held_by(worker), loss.error))
 
     async def give_back(self, call: Call) -> Answer:
         """Our SDK says what it has; whatever else it was given goes back to the queue."""
         endpoint, worker = await self._access.admit(call), _worker(call)
         kept = _decode(_Kept, await self._body(call, MOST_BYTES))
-        await self._reports.give_back(endpoint.id, worker, kept.number, kept.attempts)
+        await self._reports.give_back(endpoint.name, worker, kept.number, kept.attempts)
         return _answer(None)
 
     async def ping(self, call: Call) -> Answer:
@@ -175,16 +177,16 @@ class WorkerCalls:
             unhealthy = ""
             if query.get("status") == "unhealthy":
                 unhealthy = f"{query.get('check', 'a check')}: {query.get('reason', 'failed')}"[:1000]
-                logger.warning("worker %s of endpoint %s is unhealthy: %r", worker, endpoint.id, unhealthy)
+                logger.warning("worker %s of endpoint %s is unhealthy: %r", worker, endpoint.name, unhealthy)
             description = _description(query)
-            await self._reports.ping(endpoint.id, worker, _alive_ms(endpoint), jobs, description, unhealthy)
+            await self._reports.ping(endpoint.name, worker, _alive_ms(endpoint), jobs, description, unhealthy)
             return _answer(None)
         renewal = _decode(_Renewal, await self._body(call, MOST_BYTES))
         text = b"" if renewal.description is None else msgspec.json.encode(renewal.description)
         if len(text) > MOST_DESCRIPTION:
             raise BadRequest(f"the description has {len(text)} bytes; the limit is {MOST_DESCRIPTION} bytes")
         lapsed = await self._reports.renew(
-            endpoint.id, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
+            endpoint.name, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
         return Reply(msgspec.json.encode({"lapsed": lapsed}))
 
@@ -193,13 +195,13 @@ class WorkerCalls:
         async with _polling(call) as hung_up:
             endpoint, worker = await self._access.admit(call), _worker(call)
             jobs = await self._polls.take(
-                endpoint.id, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
+                endpoint.name, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
                 has_none=not is_ours and call.query.get("job_in_progress") == "0",
                 state="" if is_ours else "ready",
             )  # fmt: skip
         if jobs and call.connection is not None:
             attempts = [(job.job, job.attempt) for job in jobs]
-            call.connection.expect_reading(lambda: self._polls.refuse(endpoint.id, attempts))
+            call.connection.expect_reading(lambda: self._polls.refuse(endpoint.name, attempts))
         return jobs
 
     def _seconds_to_wait(self, call: Call) -> float:
@@ -213,7 +215,7 @@ class WorkerCalls:
     async def _fail(self, endpoint: Endpoint, worker: str, job: str, attempt: str | None, error: Error) -> Answer:
         """What the worker says cannot be taken, and repeating it would not help."""
         outcome = ("FAILED", "error", f"what the worker sent cannot be taken: {error.message}".encode())
-        return _answer(await self._reports.finish(endpoint.id, worker, job, attempt or held_by(worker), outcome))
+        return _answer(await self._reports.finish(endpoint.name, worker, job, attempt or held_by(worker), outcome))
 
 
 _NOTHING = Reply(b"", NO_CONTENT)
@@ -230,7 +232,7 @@ async def _polling(call: Call) -> AsyncIterator[HungUp]:
     hung_up = asyncio.get_running_loop().create_task(call.hang_up())
     try:
         yield hung_up
-    except (Unauthorized, NotFound):
+    except (Unauthorized, Forbidden, NotFound):
         await asyncio.wait({hung_up}, timeout=SECONDS_BEFORE_REFUSAL)
         raise
     except Unavailable as error:

@@ -10,13 +10,13 @@ import orjson
 from msgspec import Meta
 
 from ..access.credentials import Credentials
-from ..access.keys import ApiKeys
+from ..access.keys import Scope
 from ..access.workers import WorkerAccess
 from ..engine import keys
 from ..engine.engine import Engine
 from ..engine.engine import Worker as Known
 from ..errors import BadRequest, NotFound
-from ..http import Answer, Call, Operation, Reply
+from ..http import Answer, Call, Reply, Served
 from ..settings import Settings
 from ..store import LIBRARY
 from .worker_calls import WORKER_ID
@@ -40,34 +40,31 @@ _decode_description = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Workers:
     """The operations under /v2/{endpoint}/workers."""
 
-    def __init__(
-        self, engine: Engine, credentials: Credentials, access: WorkerAccess, api_keys: ApiKeys, settings: Settings
-    ) -> None:
+    def __init__(self, engine: Engine, credentials: Credentials, access: WorkerAccess, settings: Settings) -> None:
         self._engine = engine
         self._credentials = credentials
         self._access = access
-        self._api_keys = api_keys
         self._settings = settings
 
-    def operations(self) -> dict[str, tuple[Operation, tuple[str, ...]]]:
-        """Path under /v2/{endpoint}, operation and its methods."""
+    def operations(self) -> dict[str, Served]:
+        """Path under /v2/{endpoint}, and what is served there. Workers' keys are checked by the operations."""
         return {
-            "/workers": (self.workers, ("GET", "POST")),
-            "/workers/{worker}": (self.leave, ("DELETE",)),
-            "/worker-env": (self.environment, ("GET",)),
+            "/workers": Served(self.workers, ("GET", "POST"), None, event="worker.register"),
+            "/workers/{worker}": Served(self.leave, ("DELETE",), None, event="worker.leave"),
+            "/worker-env": Served(self.environment, ("GET",), None),
         }
 
     async def workers(self, call: Call) -> Answer:
         """GET: the workers that are alive, for clients. POST: takes one in."""
         if call.method == "POST":
             return await self.register(call)
-        self._api_keys.check(call.header(b"authorization"))
+        await self._access.clients.admit(call, Scope.READ, "status")
         query = call.query
         limit, cursor = query.get("limit", "100"), query.get("cursor", "0")
         for name, text, most in (("limit", limit, MOST_LISTED), ("cursor", cursor, 10**9)):
             if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= most):
                 raise BadRequest(f"{name} must be a whole number up to {most}, not {text[:40]!r}")
-        found = await self._engine.workers(call.endpoint, int(cursor), int(limit) or 1)
+        found = await self._engine.workers(call.endpoint, int(cursor), int(limit) or 1, call.limit)
         after = str(int(cursor) + len(found)) if len(found) == (int(limit) or 1) else None
         return Reply(msgspec.json.encode({"workers": [_shown(worker) for worker in found], "next": after}))
 
@@ -75,7 +72,7 @@ class Workers:
         """What `runlane worker-env` has to know; it also says whether the key is right."""
         endpoint = await self._access.admit(call)
         seconds = max(1, min(PING_SECONDS, endpoint.lease_ms // 3000))
-        return Reply(orjson.dumps({"endpoint": endpoint.id, "pingIntervalMs": seconds * 1000}))
+        return Reply(orjson.dumps({"endpoint": endpoint.name, "pingIntervalMs": seconds * 1000}))
 
     async def register(self, call: Call) -> Answer:
         """Takes a worker in, or gives one that lost its user at the store a new one."""
@@ -88,21 +85,26 @@ class Workers:
         if not WORKER_ID.fullmatch(worker):
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
         if registration.restarted:
-            await self._engine.leave(endpoint.id, worker)
+            await self._engine.leave(endpoint.name, worker)
         if registration.link == "http":
-            await self._credentials.revoke(endpoint.id, worker)  # of a time when it reached the store
+            await self._credentials.revoke(endpoint.name, worker)  # of a time when it reached the store
         await self._engine.introduce(
-            endpoint.id, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
+            endpoint.name,
+            worker,
+            endpoint.lease_ms,
+            msgspec.json.encode(registration.description),
+            call.key.id,
+            call.key.expires,
         )
         return Reply(
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._credentials.grant(endpoint.id, worker)
+                    "redis": await self._credentials.grant(endpoint.name, worker)
                     if registration.link == "redis"
                     else None,
                     "library": LIBRARY,
-                    "base": keys.base(endpoint.id),
+                    "base": keys.base(endpoint.name),
                     "lease_ms": endpoint.lease_ms,
                     "output_limit": self._settings.output_limit,
                     "chunk_limit": self._settings.chunk_limit,
@@ -116,8 +118,8 @@ class Workers:
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        await self._credentials.revoke(endpoint.id, worker)
-        return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.id, worker)}))
+        await self._credentials.revoke(endpoint.name, worker)
+        return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.name, worker)}))
 
 
 def _shown(worker: Known) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from redis.exceptions import (
 
 from handler_sdk.links.line import Line
 
-from ..errors import Unavailable
+from ..errors import TooManyRequests, Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
 from .tasks import end
 
@@ -294,8 +294,21 @@ def _library_missing(reply: Any) -> bool:
 # redis-py has a class of its own for most errors that pass, and takes their code off the text.
 _TRANSIENT = ("MISCONF", "NOREPLICAS", "BUSY", "LOADING")
 
+_LIMITS = {
+    "rate": "over the limit of {} requests per 10 s for this key, endpoint and operation",
+    "at_once": "over the limit of {} requests at once for this key, endpoint and operation",
+}
+
+
+def refusal(what: str, most: int, ms: int) -> TooManyRequests:
+    """What functions/limits.lua says of a request that was one too many; `ms` from now it is worth another try."""
+    return TooManyRequests(_LIMITS[what].format(most), max(1, -(-ms // 1000)), most)
+
 
 def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, ResponseError) and str(error).startswith("LIMITED "):
+        _, what, most, ms = str(error).split()
+        return refusal(what, int(most), int(ms))
     if isinstance(error, OutOfMemoryError) or (isinstance(error, ResponseError) and str(error).startswith("OOM")):
         return Unavailable("the queue store is out of memory; try again later")
     transient = isinstance(error, ReadOnlyError | TryAgainError) or (

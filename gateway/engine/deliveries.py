@@ -132,7 +132,7 @@ class Deliveries:
         most = count if state is None else count * 10
         reply = await self._call(endpoint, "webhooks", bound, seen, most)
         if reply is None:
-            raise NotFound(f"no endpoint {endpoint}")
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         found: list[Delivery] = []
         for id, at, row in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
             score = at.decode()

@@ -1,8 +1,6 @@
 """Endpoints: what is set for each, and how they come to be and go."""
 
-import hashlib
 import re
-import secrets
 import time
 from typing import Annotated, Any, Literal, cast
 
@@ -25,8 +23,9 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     """What a client may set, in the names of RunPod's REST API v1. Fields that need a fleet are kept and shown.
 
     Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
-    `retryDelaySeconds` (before a job whose worker was lost is tried again) and `webhook` (the address that is told
-    of the ends of jobs that name none).
+    `retryDelaySeconds` (before a job whose worker was lost is tried again), `maxQueued` (jobs that may wait; more are
+    refused; 0: as many as there is memory for), `fair` (jobs of several keys begin in turn, by the keys' weights) and
+    `webhook` (the address that is told of the ends of jobs that name none).
     """
 
     name: str = ""
@@ -50,17 +49,23 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     lease_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    max_queued: NotNegative = 0
+    fair: bool = False
     webhook: str | None = None
 
 
 class Endpoint(msgspec.Struct):
-    """An endpoint as it is stored. `created` is in ms since the epoch; `worker_key` is the SHA-256 of its key."""
+    """An endpoint as it is stored. `name` is what the engine calls it, `created` is in ms since the epoch."""
 
-    id: str
+    name: str
     config: Config
     version: int
     created: int
-    worker_key: str
+
+    @property
+    def id(self) -> str:
+        """What its tenant calls it."""
+        return keys.id_of(self.name)
 
     @property
     def lease_ms(self) -> int:
@@ -75,55 +80,52 @@ class Endpoints:
         self._store = store
         self._batcher = batcher
 
-    async def create(self, id: str, config: Config) -> tuple[Endpoint, str]:
-        """Makes an endpoint. Returns it and the key for its workers, which is not kept and cannot be shown again.
+    async def create(self, name: str, config: Config) -> Endpoint:
+        """Makes an endpoint.
 
         Raises:
             BadRequest: the id cannot be one.
-            Conflict: there is one with this id.
+            Conflict: the tenant has one with this id.
         """
-        if not ID.fullmatch(id):
-            raise BadRequest(f"an endpoint's id is 1 to 63 letters, digits, '-' or '_'; {id[:80]!r} is not")
-        worker_key = f"rlw_{secrets.token_urlsafe(32)}"
-        # In the set first: a name in the set without an endpoint is harmless, an endpoint that upkeep misses is not.
-        await cast(Any, self._store.commands.sadd(keys.ENDPOINTS, id))
-        reply = await self._configure(
-            id, "", config, "created", round(time.time() * 1000), "worker_key", digest(worker_key)
-        )
+        id = check_id(keys.id_of(name))
+        # In the sets first: a name in a set without an endpoint is harmless, an endpoint that upkeep misses is not.
+        await cast(Any, self._store.commands.sadd(keys.ENDPOINTS, name))
+        await cast(Any, self._store.commands.sadd(keys.endpoints_of(keys.tenant_of(name)), id))
+        reply = await self._configure(name, "", config, "created", round(time.time() * 1000))
         if reply == b"EXISTS":
             raise Conflict(f"there is an endpoint {id} already, or one that is not wholly deleted yet")
-        return await self.get(id), worker_key
+        return await self.get(name)
 
-    async def get(self, id: str) -> Endpoint:
+    async def get(self, name: str) -> Endpoint:
         """One endpoint.
 
         Raises:
-            NotFound: there is none with this id.
+            NotFound: there is none with this name.
         """
-        found = await self._batcher.call(keys.base(id), "settings") if ID.fullmatch(id) else []
+        id = keys.id_of(name)
+        found = await self._batcher.call(keys.base(name), "settings") if ID.fullmatch(id) else []
         if not found:
             raise NotFound(f"no endpoint {id[:80]}")
         fields = dict(zip(found[::2], found[1::2], strict=True))
         return Endpoint(
-            id,
+            name,
             msgspec.json.decode(fields[b"config"], type=Config),
             int(fields[b"version"]),
             int(fields[b"created"]),
-            fields[b"worker_key"].decode(),
         )
 
-    async def list(self) -> "list[Endpoint]":
-        """All endpoints, by id."""
-        ids = sorted(id.decode() for id in await cast(Any, self._store.commands.smembers(keys.ENDPOINTS)))
+    async def list(self, tenant: str) -> "list[Endpoint]":
+        """All endpoints of a tenant, by id."""
+        ids = sorted(id.decode() for id in await cast(Any, self._store.commands.smembers(keys.endpoints_of(tenant))))
         found = []
         for id in ids:
             try:
-                found.append(await self.get(id))
+                found.append(await self.get(keys.name_of(tenant, id)))
             except NotFound:
                 continue  # just being made or deleted
         return found
 
-    async def update(self, id: str, changes: dict[str, Any]) -> Endpoint:
+    async def update(self, name: str, changes: dict[str, Any]) -> Endpoint:
         """Changes some fields.
 
         Raises:
@@ -131,41 +133,55 @@ class Endpoints:
             NotFound: no such endpoint.
             Conflict: someone else changed it at the same time.
         """
-        endpoint = await self.get(id)
+        endpoint = await self.get(name)
         config = parse_config(msgspec.to_builtins(endpoint.config) | changes)
-        reply = await self._configure(id, str(endpoint.version), config)
+        reply = await self._configure(name, str(endpoint.version), config)
         if reply == b"NO_ENDPOINT":
-            raise NotFound(f"no endpoint {id}")
+            raise NotFound(f"no endpoint {endpoint.id}")
         if reply != b"OK":
-            raise Conflict(f"endpoint {id} was changed by someone else at the same time; try again")
-        return await self.get(id)
+            raise Conflict(f"endpoint {endpoint.id} was changed by someone else at the same time; try again")
+        return await self.get(name)
 
-    async def delete(self, id: str) -> None:
+    async def delete(self, name: str) -> None:
         """Deletes the endpoint; waiting and running jobs are cancelled.
 
         Raises:
             NotFound: no such endpoint.
         """
-        done = -1
+        done, id = -1, keys.id_of(name)
         if ID.fullmatch(id):
             # What another gateway began and did not finish can be finished here.
-            while not (done := await self._batcher.call(keys.base(id), "remove", 500)):
+            while not (done := await self._batcher.call(keys.base(name), "remove", 500)):
                 pass
         if done < 0:
             raise NotFound(f"no endpoint {id[:80]}")
-        await cast(Any, self._store.commands.srem(keys.ENDPOINTS, id))
+        await cast(Any, self._store.commands.srem(keys.ENDPOINTS, name))
+        await cast(Any, self._store.commands.srem(keys.endpoints_of(keys.tenant_of(name)), id))
 
-    async def _configure(self, id: str, version: str, config: Config, *more: str | int) -> Any:
+    async def _configure(self, name: str, version: str, config: Config, *more: str | int) -> Any:
         return await self._batcher.call(
-            keys.base(id), "configure", version,
+            keys.base(name), "configure", version,
             "config", msgspec.json.encode(config),
             "timeout_ms", config.execution_timeout_ms,
             "attempts", config.attempts,
             "lease_ms", round(config.lease_seconds * 1000),
             "retry_delay_ms", round(config.retry_delay_seconds * 1000),
+            "max_queued", config.max_queued,
+            "fair", int(config.fair),
             "webhook", config.webhook or "",
             *more,
         )  # fmt: skip
+
+
+def check_id(id: str) -> str:
+    """Returns what can be the id of an endpoint.
+
+    Raises:
+        BadRequest: it cannot.
+    """
+    if not ID.fullmatch(id):
+        raise BadRequest(f"an endpoint's id is 1 to 63 letters, digits, '-' or '_'; {id[:80]!r} is not")
+    return id
 
 
 def parse_config(fields: dict[str, Any]) -> Config:
@@ -178,8 +194,3 @@ def parse_config(fields: dict[str, Any]) -> Config:
         return msgspec.convert(fields, Config)
     except msgspec.ValidationError as error:
         raise BadRequest(str(error)) from None
-
-
-def digest(key: str) -> str:
-    """What is kept of a key: its SHA-256, in hex. Keys are random and long, so nothing slower is needed."""
-    return hashlib.sha256(key.encode()).hexdigest()

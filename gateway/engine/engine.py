@@ -8,15 +8,18 @@ from typing import Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from ..errors import Conflict, NotFound, Unavailable
+from ..errors import Conflict, NotFound, TooManyRequests, Unavailable
 from ..store import Store
 from . import keys
-from .batching import Batcher
+from .batching import Batcher, refusal
 from .tasks import Background
 from .wakeups import Wakeups
 
 SECONDS_TO_CANCEL = 300.0
 """For so long a job that nobody waits for is cancelled again, while the store is away."""
+
+Limit = str
+"""How many requests there may be, as functions/limits.lua takes it; empty when there is no limit."""
 
 BYTES_TO_READ = 262_144
 """A reader that stops reading holds on to so many bytes of a stream, and all calls wait while they come."""
@@ -38,7 +41,11 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 
 class Submission(msgspec.Struct, frozen=True):
     """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
-    `webhooks` are told of its end, or else the endpoint's address."""
+    `webhooks` are told of its end, or else the endpoint's address.
+
+    `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
+    them begun in proportion to their weights. A weight holds for the jobs that come with it.
+    """
 
     id: str
     input: bytes
@@ -49,6 +56,8 @@ class Submission(msgspec.Struct, frozen=True):
     low_priority: bool = False
     idempotency_key: str = ""
     fingerprint: str = ""
+    share: str = ""
+    weight: int = 1
     webhooks: tuple[str, ...] = ()
 
 
@@ -107,7 +116,8 @@ class Job(msgspec.Struct, frozen=True):
 
 class Worker(msgspec.Struct, frozen=True):
     """A worker that is alive. `seen`: its last sign of life, in ms since the epoch; `link`: "http" when it comes
-    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it says of itself."""
+    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, of itself; `key`:
+    the id of the key that it registered with."""
 
     id: str
     state: str
@@ -117,6 +127,7 @@ class Worker(msgspec.Struct, frozen=True):
     link: str | None
     trouble: str | None
     description: bytes | None
+    key: str | None
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -170,13 +181,14 @@ class Engine:
         await self.wakeups.close()
         await self.batcher.close()
 
-    async def submit(self, endpoint: str, job: Submission, watch: bool = False) -> tuple[str, State]:
+    async def submit(self, endpoint: str, job: Submission, watch: bool = False, limit: Limit = "") -> tuple[str, State]:
         """Puts a job into the queue, or finds the one that its idempotency key made before.
 
         Args:
-            endpoint: the endpoint's id.
+            endpoint: the endpoint's name.
             job: the job.
             watch: whether this process wants to hear of the job; `wakeups.subscribe` comes first.
+            limit: of the requests, as of all operations that take one.
 
         Returns:
             The job's id and state.
@@ -184,20 +196,28 @@ class Engine:
         Raises:
             NotFound: no such endpoint.
             Conflict: the idempotency key was used with another body, or for a job that is forgotten.
+            TooManyRequests: over the limit, or as many jobs wait as the endpoint lets.
             Unavailable: the store cannot be reached; the job may have been stored all the same.
         """
         watcher = self.wakeups.process if watch else ""
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint, " ".join(job.webhooks)),
+             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight, limit,
+             " ".join(job.webhooks)),
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":
             return job.id, State.IN_QUEUE
         if reply == b"NO_ENDPOINT":
-            raise NotFound(f"no endpoint {endpoint}")
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         match reply[0]:
+            case b"LIMITED":
+                raise refusal(reply[1].decode(), reply[2], reply[3])
+            case b"FULL":
+                raise TooManyRequests(
+                    f"the queue of endpoint {keys.id_of(endpoint)} is full: {reply[1]} jobs wait", 1, reply[1]
+                )
             case b"SAME":
                 return reply[1].decode(), State(reply[2].decode())
             case b"CONFLICT":
@@ -207,13 +227,13 @@ class Engine:
                     f"job {reply[1].decode()} of this Idempotency-Key has ended and its result is no longer kept"
                 )
 
-    async def status(self, endpoint: str, job: str, watch: bool = False) -> Job:
+    async def status(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Job:
         """The job as it is now; with `watch`, this process hears of what comes next.
 
         Raises:
             NotFound: no such job in this endpoint.
         """
-        return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else ""))
+        return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else "", limit=limit))
 
     async def event(self, endpoint: str, delivery: str, job: str) -> Job:
         """The job as it was at its end, for the delivery of a webhook.
@@ -227,33 +247,33 @@ class Engine:
         """Ends this process's interest in the job."""
         await self._call(endpoint, "unwatch", job, self.wakeups.process)
 
-    async def read(self, endpoint: str, job: str, after: int, count: int = 256) -> Reading:
+    async def read(self, endpoint: str, job: str, after: int, count: int = 256, limit: Limit = "") -> Reading:
         """Chunks after a position, and a watch for the next.
 
         Raises:
             NotFound: no such job in this endpoint.
         """
-        reply = await self._call(endpoint, "read", job, after, count, BYTES_TO_READ, self.wakeups.process)
+        reply = await self._call(endpoint, "read", job, after, count, BYTES_TO_READ, self.wakeups.process, limit=limit)
         described, restarted, first, chunks = reply or ([], 0, 0, [])
         return Reading(_job(job, described), restarted, first, chunks)
 
-    async def poll(self, endpoint: str, job: str) -> Polling:
+    async def poll(self, endpoint: str, job: str, limit: Limit = "") -> Polling:
         """Chunks not yet handed out by a poll; where there are none, a watch for the next.
 
         Raises:
             NotFound: no such job in this endpoint.
         """
-        reply = await self._call(endpoint, "poll", job, self.wakeups.process)
+        reply = await self._call(endpoint, "poll", job, self.wakeups.process, limit=limit)
         described, restarted, chunks = reply or ([], 0, [])
         return Polling(_job(job, described), bool(restarted), chunks)
 
-    async def cancel(self, endpoint: str, job: str) -> Job:
+    async def cancel(self, endpoint: str, job: str, limit: Limit = "") -> Job:
         """Cancels the job unless it is final, and returns it.
 
         Raises:
             NotFound: no such job in this endpoint.
         """
-        return _job(job, await self._call(endpoint, "cancel", job))
+        return _job(job, await self._call(endpoint, "cancel", job, limit=limit))
 
     def cancel_soon(self, endpoint: str, job: str) -> None:
         """Cancels the job in the background, once the store can be reached: nobody waits for it any more."""
@@ -288,7 +308,7 @@ class Engine:
         """Sets the job's time to live to `ttl` ms from now."""
         await self._call(endpoint, "touch", job, ttl)
 
-    async def purge(self, endpoint: str) -> int:
+    async def purge(self, endpoint: str, limit: Limit = "") -> int:
         """Cancels all waiting jobs, in steps, so that others are served in between. Returns how many.
 
         Raises:
@@ -296,22 +316,22 @@ class Engine:
         """
         removed, step = 0, 500
         while True:
-            count = int(await self._call(endpoint, "purge", step))
+            count, limit = int(await self._call(endpoint, "purge", step, limit=limit)), ""
             if count < 0:
-                raise NotFound(f"no endpoint {endpoint}")
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
             removed += count
             if count < step:
                 return removed
 
-    async def health(self, endpoint: str) -> Health:
+    async def health(self, endpoint: str, limit: Limit = "") -> Health:
         """The endpoint's counts.
 
         Raises:
             NotFound: no such endpoint.
         """
-        reply = await self._call(endpoint, "health")
+        reply = await self._call(endpoint, "health", limit=limit)
         if not reply:
-            raise NotFound(f"no endpoint {endpoint}")
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         completed, failed, in_progress, in_queue, retried = reply[:5]
         return Health(completed, failed, in_progress, in_queue, retried, Workers(*reply[5:]))
 
@@ -333,31 +353,37 @@ class Engine:
                 break
         return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
 
-    async def workers(self, endpoint: str, skip: int, count: int) -> list[Worker]:
+    async def workers(self, endpoint: str, skip: int, count: int, limit: Limit = "") -> list[Worker]:
         """Up to `count` workers that are alive, after the first `skip`.
 
         Raises:
             NotFound: no such endpoint.
         """
-        reply = await self._call(endpoint, "workers", skip, count)
+        reply = await self._call(endpoint, "workers", skip, count, limit=limit)
         if reply is None:
-            raise NotFound(f"no endpoint {endpoint}")
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         return [_worker(row) for row in reply]
 
-    async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
-        """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""
+    async def introduce(
+        self, endpoint: str, worker: str, gone: int, description: bytes, key: str, expires: int | None
+    ) -> None:
+        """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON;
+        `key`: the id of the key that it came with; `expires`: when that ends, in ms since the epoch."""
         await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
+        await self._call(endpoint, "came_with", worker, key, expires or 0)
 
     async def leave(self, endpoint: str, worker: str) -> int:
         """Forgets a worker and puts back what it holds. Returns the number of its jobs."""
         return int(await self._call(endpoint, "leave", worker))
 
-    async def _call(self, endpoint: str, function: str, *arguments: str | bytes | int) -> Any:
+    async def _call(self, endpoint: str, function: str, *arguments: str | bytes | int, limit: Limit = "") -> Any:
+        if limit:
+            return await self.batcher.call(keys.base(endpoint), "limited", limit, function, *arguments)
         return await self.batcher.call(keys.base(endpoint), function, *arguments)
 
 
 def _worker(row: list[Any]) -> Worker:
-    id, state, jobs, seen, concurrency, link, trouble, description = row
+    id, state, jobs, seen, concurrency, link, trouble, description, key = row
     return Worker(
         id.decode(),
         state.decode(),
@@ -367,6 +393,7 @@ def _worker(row: list[Any]) -> Worker:
         link.decode() if link else None,
         trouble.decode(errors="replace") if trouble else None,
         description,
+        key.decode() if key else None,
     )
 
 

@@ -1,10 +1,36 @@
-"""The names of all keys and channels. What is behind an endpoint's base key stands on top of functions/common.lua."""
+"""The names of all keys and channels. What is behind an endpoint's base key stands on top of functions/common.lua, what
+is behind `ACCESS` on top of functions/access.lua.
+
+Inside the engine an endpoint is named by its tenant and its id, so that two tenants may use one id: `TENANT/ID`, and
+only `ID` for the tenant `default`.
+"""
+
+DEFAULT_TENANT = "default"
+"""Whose keys name no tenant."""
 
 ENDPOINTS = "runlane:endpoints"
-"""Set of the ids of all endpoints; an id is put in before its endpoint is made and taken out after it is gone."""
+"""Set of the names of all endpoints; a name is put in before its endpoint is made and taken out after it is gone."""
 
 UPKEEP = "runlane:upkeep"
 """Held by the gateway process whose turn it is to do upkeep; expires."""
+
+ACCESS = "runlane:{access}"
+"""The base key of what decides who is let in."""
+
+
+def name_of(tenant: str, id: str) -> str:
+    """The name of a tenant's endpoint."""
+    return id if tenant == DEFAULT_TENANT else f"{tenant}/{id}"
+
+
+def tenant_of(name: str) -> str:
+    """Whose endpoint it is."""
+    return name.partition("/")[0] if "/" in name else DEFAULT_TENANT
+
+
+def id_of(name: str) -> str:
+    """The id under which its tenant knows the endpoint."""
+    return name.rpartition("/")[2]
 
 
 def base(endpoint: str) -> str:
@@ -12,9 +38,9 @@ def base(endpoint: str) -> str:
     return f"runlane:{{{endpoint}}}"
 
 
-def tenant_of(name: str) -> str:
-    """Whose endpoint it is: it is named `TENANT/ID` inside the engine, and only `ID` for the tenant `default`."""
-    return name.partition("/")[0] if "/" in name else "default"
+def endpoints_of(tenant: str) -> str:
+    """Set of the ids of a tenant's endpoints, as `ENDPOINTS` is of all."""
+    return f"{ENDPOINTS}:{tenant}"
 
 
 def webhook_secrets(tenant: str) -> str:

@@ -114,10 +114,13 @@ class Driver:
     def submission(
         self, id: str, *, input: str = "{}", queue: str = "normal", timeout: int = 0, ttl: int = DAY_MS,
         retention: int = RETENTION_MS, request: str = "", watcher: str = "", key: str = "", fingerprint: str = "",
-        webhooks: str = "",
+        share: str = "", weight: int = 1, limit: str = "", webhooks: str = "",
     ) -> tuple[str | int, ...]:  # fmt: skip
         """The arguments of `submit` for one job."""
-        return (id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, webhooks)
+        return (
+            id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, limit,
+            webhooks,
+        )  # fmt: skip
 
     async def submit(self, id: str | None = None, **options: Any) -> str:
         """Submits one new job and returns its id."""

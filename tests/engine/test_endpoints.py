@@ -6,7 +6,7 @@ import pytest
 
 from gateway.engine import keys
 from gateway.engine.batching import Batcher
-from gateway.engine.endpoints import Config, Endpoints, digest, parse_config
+from gateway.engine.endpoints import Config, Endpoints, parse_config
 from gateway.errors import BadRequest, Conflict, NotFound
 from gateway.store import Store
 
@@ -36,16 +36,14 @@ async def named(store: Store) -> set[str]:
 
 
 class TestCreate:
-    async def test_gives_the_endpoint_and_its_key(self, endpoints: Endpoints, endpoint: str) -> None:
-        made, key = await endpoints.create(endpoint, Config(name="My model", workers_max=5))
+    async def test_gives_the_endpoint(self, endpoints: Endpoints, endpoint: str) -> None:
+        made = await endpoints.create(endpoint, Config(name="My model", workers_max=5))
 
         assert made == await endpoints.get(endpoint)
         assert (made.id, made.version, made.config.name, made.config.workers_max) == (endpoint, 1, "My model", 5)
-        assert made.worker_key == digest(key)
-        assert key not in repr(made)
 
     async def test_twice_is_a_conflict_that_changes_nothing(self, endpoints: Endpoints, endpoint: str) -> None:
-        made, _ = await endpoints.create(endpoint, Config(name="first"))
+        made = await endpoints.create(endpoint, Config(name="first"))
 
         with pytest.raises(Conflict, match=endpoint):
             await endpoints.create(endpoint, Config(name="second"))
@@ -54,7 +52,7 @@ class TestCreate:
 
     async def test_applies_the_settings_to_jobs(self, endpoints: Endpoints, driver: Driver) -> None:
         config = Config(execution_timeout_ms=7000, attempts=1, lease_seconds=1.5, retry_delay_seconds=2.5)
-        made, _ = await endpoints.create(driver.endpoint, config)
+        made = await endpoints.create(driver.endpoint, config)
 
         job = await driver.begin()
         await driver.call("lose", job.id, 1, "gone")
@@ -80,24 +78,24 @@ class TestList:
             await endpoints.create(id, Config())
         await store.commands.sadd(keys.ENDPOINTS, f"{endpoint}-halfway")
 
-        listed = [each.id for each in await endpoints.list()]
+        listed = [each.id for each in await endpoints.list("default")]
 
         assert [id for id in listed if id.startswith(endpoint)] == sorted(ids)
 
 
 class TestUpdate:
     async def test_changes_only_what_is_named(self, endpoints: Endpoints, endpoint: str) -> None:
-        before, _ = await endpoints.create(endpoint, Config(name="model", workers_max=5))
+        before = await endpoints.create(endpoint, Config(name="model", workers_max=5))
 
         after = await endpoints.update(endpoint, {"workersMax": 7, "env": {"A": "1"}})
 
         assert after.config == msgspec.structs.replace(before.config, workers_max=7, env={"A": "1"})
-        assert (after.version, after.worker_key, after.created) == (2, before.worker_key, before.created)
+        assert (after.version, after.created) == (2, before.created)
 
     async def test_at_the_same_time_as_another_is_a_conflict(
         self, endpoints: Endpoints, endpoint: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        seen, _ = await endpoints.create(endpoint, Config())
+        seen = await endpoints.create(endpoint, Config())
         await endpoints.update(endpoint, {"attempts": 5})
 
         async def stale(id: str) -> Any:
@@ -115,7 +113,7 @@ class TestUpdate:
             await endpoints.update(endpoint, {})
 
     async def test_with_a_wrong_value_changes_nothing(self, endpoints: Endpoints, endpoint: str) -> None:
-        made, _ = await endpoints.create(endpoint, Config())
+        made = await endpoints.create(endpoint, Config())
 
         with pytest.raises(BadRequest, match="workersMax"):
             await endpoints.update(endpoint, {"workersMax": -1})

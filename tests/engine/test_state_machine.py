@@ -20,9 +20,11 @@ from gateway.engine import keys
 
 from ..stores import Running, Server
 from .driver import CLOCKED, GROUP, LEASE_MS, QUEUES, clocked_source, text
+from .fair_order import FairOrder
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 WORKERS = ("w1", "w2", "w3")
+WEIGHTS = {"": 1, "a": 1, "b c": 3, "d:{e}": 1000}
 
 # The model counts only the time that the test lets pass, in steps of ten seconds; all deadlines lie five seconds beside
 # them, so that the few moments that the test itself takes do not matter.
@@ -34,9 +36,10 @@ DELAY_MS = 15_000
 
 
 # All that the store knows of an endpoint, as JSON: {job: [fields, chunks]}, {queue: jobs}, [[job, worker] of each
-# lease], {key: ms to live, -1 for ever}. Lists begin with '-', since an empty table would become an object.
+# lease], {key: ms to live, -1 for ever}, {queue: shares of all turns}, {line: jobs}. Lists begin with '-', since an
+# empty table would become an object.
 LOOK = """
-local base, jobs, queues, leases, lifetimes = KEYS[1], {}, {}, {'-'}, {}
+local base, jobs, queues, leases, lifetimes, turns, lines = KEYS[1], {}, {}, {'-'}, {}, {}, {['-'] = '-'}
 for i = 1, 4 do
   local stream, queue = base .. ':queue:' .. ARGV[i], {'-'}
   for _, item in ipairs(redis.call('XRANGE', stream, '-', '+')) do queue[#queue + 1] = item[2][2] end
@@ -53,10 +56,18 @@ for i = 5, #ARGV do
   local fields = redis.call('HMGET', base .. ':job:' .. ARGV[i], 'state', 'attempt', 'tries', 'output', 'error')
   jobs[ARGV[i]] = {fields, chunks}
 end
-for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
-  lifetimes[string.sub(key, #base + 2)] = redis.call('PTTL', key)
+for _, queue in ipairs({'normal', 'low'}) do
+  turns[queue] = {'-'}
+  for _, turn in ipairs(redis.call('ZRANGE', base .. ':turns:' .. queue, 0, -1)) do
+    turns[queue][#turns[queue] + 1] = string.match(turn, ' (.*)$')
+  end
 end
-return cjson.encode({jobs, queues, leases, lifetimes})
+for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
+  local name = string.sub(key, #base + 2)
+  lifetimes[name] = redis.call('PTTL', key)
+  if string.find(name, '^line:') then lines[string.sub(name, 6)] = redis.call('ZRANGE', key, 0, -1) end
+end
+return cjson.encode({jobs, queues, leases, lifetimes, turns, lines})
 """
 
 
@@ -64,6 +75,7 @@ return cjson.encode({jobs, queues, leases, lifetimes})
 class Job:
     id: str
     low: bool
+    share: str
     forgotten_at: int
     state: str = "IN_QUEUE"
     place: str = "queued"  # queued, running, delayed, none
@@ -93,6 +105,9 @@ class Machine(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.gone: set[str] = set()
         self.queues: dict[str, list[str]] = {queue: [] for queue in QUEUES}
+        self.orders = {"normal": FairOrder(), "low": FairOrder()}
+        self.fair = False
+        self.versions = itertools.count(1)
         self.counts = dict.fromkeys(("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "retried"), 0)
         self.ids = itertools.count(1)
         self.deliveries: set[str] = set()
@@ -119,11 +134,28 @@ class Machine(RuleBasedStateMachine):
         return self.pick(data, "running") if running else self.pick(data)
 
     def enqueue(self, job: Job, front: bool) -> None:
-        queue = ("low" if job.low else "normal") + (":again" if front else "")
+        queue = "low" if job.low else "normal"
         job.state, job.place, job.worker = "IN_QUEUE", "queued", None
-        self.queues[queue].append(job.id)
+        if front:
+            self.queues[f"{queue}:again"].append(job.id)
+        elif self.fair:
+            self.orders[queue].join(job.id, job.share, WEIGHTS[job.share])
+        else:
+            self.queues[queue].append(job.id)
+
+    def next(self) -> set[str]:
+        """Which jobs may be begun next. What was queued before the endpoint was made fair, or unfair, is first."""
+        for queue in QUEUES:
+            stream, order = self.queues[queue], self.orders.get(queue)
+            in_turn = order.next() if order else set()
+            in_stream = set(stream[:1])
+            if found := (in_stream or in_turn) if self.fair else (in_turn or in_stream):
+                return found
+        return set()
 
     def detach(self, job: Job) -> None:
+        for order in self.orders.values():
+            order.leave(job.id)
         for queue in self.queues.values():
             if job.id in queue:
                 queue.remove(job.id)
@@ -165,8 +197,8 @@ class Machine(RuleBasedStateMachine):
 
     # What clients and workers do
 
-    @initialize(attempts=st.integers(1, 3), delay=st.sampled_from([0, DELAY_MS]))
-    def make_endpoint(self, attempts: int, delay: int) -> None:
+    @initialize(attempts=st.integers(1, 3), delay=st.sampled_from([0, DELAY_MS]), fair=st.booleans())
+    def make_endpoint(self, attempts: int, delay: int, fair: bool) -> None:
         self.attempts, self.delay = attempts, delay
         options: dict[str | int, int] = {
             "attempts": attempts,
@@ -175,6 +207,8 @@ class Machine(RuleBasedStateMachine):
             "lease_ms": LEASE_MS,
         }
         assert self.call("configure", "", *(part for pair in options.items() for part in pair)) == "OK"
+        if fair:
+            self.switch()
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
@@ -194,7 +228,7 @@ class Machine(RuleBasedStateMachine):
         if self.jobs:
             weights |= {self.cancel: 2, self.poll: 3}
         if self.are("queued", "delayed") and len(self.jobs) > 4:
-            weights |= {self.purge: 1}
+            weights |= {self.purge: 1, self.switch_fairness: 1}
         calls = [call for call, weight in weights.items() for _ in range(weight)]
         call = calls[data.draw(st.integers(0, len(calls) - 1), label="of the possible calls")]
         note(call.__name__)
@@ -202,15 +236,23 @@ class Machine(RuleBasedStateMachine):
 
     def submit(self, data: st.DataObject) -> None:
         low, count = data.draw(st.booleans(), label="low"), data.draw(st.integers(1, 4), label="count")
+        share = data.draw(st.sampled_from(sorted(WEIGHTS)), label="share")
         hooked = data.draw(st.booleans(), label="hooked")
-        webhooks = "https://example.com/" if hooked else ""
         arguments: list[str | int] = []
         for _ in range(count):
-            job = Job(f"j{next(self.ids)}", low, self.now + TTL_MS, hooked=hooked)
+            job = Job(f"j{next(self.ids)}", low, share if self.fair else "", self.now + TTL_MS, hooked=hooked)
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
-            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", "", webhooks]
+            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
+            arguments += [share, WEIGHTS[share], "", "https://example.com/" if hooked else ""]
         assert self.call("submit", *arguments) == ["NEW"] * count
+
+    def switch_fairness(self, data: st.DataObject) -> None:
+        self.switch()
+
+    def switch(self) -> None:
+        self.fair = not self.fair
+        assert self.call("configure", next(self.versions), "fair", int(self.fair)) == "OK"
 
     def join(self, data: st.DataObject) -> None:
         """A worker comes back and has only some of its jobs; the others never reached it."""
@@ -260,15 +302,35 @@ class Machine(RuleBasedStateMachine):
         self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, 0, "1", "ready", "")
 
     def take_up_to(self, worker: str, capacity: int, function: str = "take", *more: str | int) -> None:
-        expected: list[str] = []
-        for queue in QUEUES:
-            while self.queues[queue] and len(expected) < capacity:
-                expected.append(self.queues[queue].pop(0))
-                self.start(self.jobs[expected[-1]], worker)
+        waiting = [job for job in self.jobs.values() if job.place == "queued"]
+        foretold = self.by_position(waiting)
 
         taken = self.call(function, worker, capacity, *more)
 
-        assert [(job[0], job[1]) for job in taken] == [(id, self.jobs[id].attempt) for id in expected]
+        assert len(taken) == min(capacity, len(waiting))
+        assert foretold is None or [job[0] for job in taken] == foretold[: len(taken)]
+        for id, attempt, *_ in taken:
+            assert id in self.next()
+            self.leave_queue(self.jobs[id])
+            self.start(self.jobs[id], worker)
+            assert attempt == self.jobs[id].attempt
+
+    def by_position(self, waiting: list[Job]) -> list[str] | None:
+        """The jobs as their status says they will be served; None when entries wait in streams, where leftovers and
+        cancelled jobs count."""
+        entries = sum(self.raw("XLEN", f"queue:{queue}") for queue in QUEUES)
+        if any(self.queues.values()) or entries > len(self.leases()):
+            return None
+        places = {self.call("status", job.id, "")[10]: job.id for job in waiting}
+        assert sorted(places) == list(range(len(waiting)))
+        return [places[place] for place in sorted(places)]
+
+    def leave_queue(self, job: Job) -> None:
+        for queue in self.queues.values():
+            if job.id in queue:
+                queue.remove(job.id)
+                return
+        self.orders["low" if job.low else "normal"].serve(job.id)
 
     def emit(self, data: st.DataObject) -> None:
         back = data.draw(st.sampled_from([0, 0, 0, 1, 2]), label="back")
@@ -437,15 +499,16 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_as_the_model_says(self) -> None:
-        jobs, queues, leases, lifetimes = json.loads(
+        jobs, queues, leases, lifetimes, turns, lines = json.loads(
             cast(bytes, self.client.eval(LOOK, 1, self.base, *QUEUES, *self.jobs))
         )
         self.check_jobs(jobs)
         self.check_queues({queue: ids[1:] for queue, ids in queues.items()})
+        self.check_lines({queue: shares[1:] for queue, shares in turns.items()}, lines)
         held = [[job.id, job.worker] for job in self.jobs.values() if job.place == "running"]
         assert sorted(leases[1:]) == sorted(held), "each lease has its job"
         for key, ms in lifetimes.items():
-            assert ms > 0 or key in self.lasting(), f"{key} expires or is known"
+            assert ms > 0 or key in self.lasting() | self.of_lines(), f"{key} expires or is known"
         assert not {f"job:{id}" for id in self.gone} & lifetimes.keys()
         kept = {key for key in lifetimes if key.startswith(("webhook:", "event:"))}
         assert kept == {f"{kind}:{id}" for kind in ("webhook", "event") for id in self.deliveries}, "each end is told"
@@ -461,10 +524,29 @@ class Machine(RuleBasedStateMachine):
             assert [(int(position), chunk) for position, chunk in chunks[1:]] == job.chunks
 
     def check_queues(self, found: dict[str, list[str]]) -> None:
-        expected = [job.id for job in self.jobs.values() if job.place in ("queued", "running")]
-        assert sorted(id for ids in found.values() for id in ids) == sorted(expected), "each has one entry"
+        in_line = {id for order in self.orders.values() for ids in order.waiting().values() for id in ids}
+        places = {job.id for job in self.jobs.values() if job.place in ("queued", "running")}
+        assert sorted(id for ids in found.values() for id in ids) == sorted(places - in_line), "each has one entry"
         for queue, waiting in self.queues.items():
             assert [id for id in found[queue] if self.jobs[id].place == "queued"] == waiting
+
+    def check_lines(self, turns: dict[str, list[str]], lines: dict[str, list[str]]) -> None:
+        del lines["-"]
+        assert lines == {
+            f"{queue}:{share}": ids for queue, order in self.orders.items() for share, ids in order.waiting().items()
+        }
+        for queue, order in self.orders.items():
+            expected = [share for share, ids in order.waiting().items() for _ in ids]
+            assert sorted(turns[queue]) == sorted(expected), "each share has as many turns as jobs"
+
+    def of_lines(self) -> set[str]:
+        """The keys that there are while jobs stand in line."""
+        found = set()
+        for queue, order in self.orders.items():
+            if len(order):
+                found |= {f"{name}:{queue}" for name in ("turns", "shares", "numbers")}
+                found |= {f"line:{queue}:{share}" for share in order.waiting()}
+        return found
 
     @invariant()
     def the_counts_are_right(self) -> None:

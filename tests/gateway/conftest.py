@@ -37,10 +37,10 @@ def admin(backing: Server) -> "Iterator[redis.Redis]":
 
 @pytest.fixture(scope="session")
 def gateway(backing: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with the default settings, which the tests share; they keep apart by their endpoints."""
+    """A gateway without limits, which the tests share; they keep apart by their endpoints."""
     gateway = Gateway(
-        tmp_path_factory.mktemp("gateway"), backing.url, api_keys=f"tests:{API_KEY},rl-other-key",
-        outbound_allow=NOBODY.netloc,
+        tmp_path_factory.mktemp("gateway"), backing.url, api_keys=f"{API_KEY},rl-other-key",
+        rate_limits="off", failed_logins="0", audit_log="off", outbound_allow=NOBODY.netloc,
     )  # fmt: skip
     yield gateway
     gateway.stop()
@@ -51,7 +51,7 @@ def small_gateway(backing: Server, tmp_path_factory: pytest.TempPathFactory) -> 
     """Another one over the same store, with little patience and small limits."""
     gateway = Gateway(
         tmp_path_factory.mktemp("small-gateway"), backing.url, api_keys=API_KEY, body_seconds=str(BODY_SECONDS),
-        run_limit=str(SMALL_LIMIT), runsync_limit=str(2 * SMALL_LIMIT),
+        run_limit=str(SMALL_LIMIT), runsync_limit=str(2 * SMALL_LIMIT), rate_limits="off", failed_logins="0",
     )  # fmt: skip
     yield gateway
     gateway.stop()

@@ -106,16 +106,16 @@ def test_a_gateway_that_is_not_there(command: Command, url: str) -> None:
 
 
 def test_webhook_secrets(command: Command) -> None:
-    command("rotate", "--overlap-seconds", "0", group="webhook-secret")
+    command("rotate", "--overlap", "0s", group="webhook-secret")
     (old,) = json.loads(command("list", "--json", group="webhook-secret").stdout)["secrets"]
     assert command("list", group="webhook-secret").stdout == f"{old['id']}  {old['secret']}  in force\n"
 
-    rotated = command("rotate", "--overlap-seconds", "3600", group="webhook-secret").stdout.splitlines()
+    rotated = command("rotate", "--overlap", "1h", group="webhook-secret").stdout.splitlines()
 
     assert [line.split()[2] for line in rotated] == ["in", "until"]
     assert rotated[0].split()[1].startswith("whsec_")
     assert rotated[1].startswith(f"{old['id']}  {old['secret']}  until 20")
-    check_failed(command("rotate", "--overlap-seconds", "99999999", group="webhook-secret"), "overlapSeconds")
+    check_failed(command("rotate", "--overlap", "999d", group="webhook-secret"), "overlapSeconds")
     check_failed(command("list", group="webhook-secret", key="wrong"), "RUNLANE_API_KEY")
 
 

@@ -89,7 +89,7 @@ async def test_every_operation_while_the_store_is_down_and_after(own_server: Ser
         id = await target.run("before")
         own_server.stop()
         check_unavailable(await every_operation(target, id))
-        assert (await http.get("/v2/e/health", headers={"Authorization": "wrong"})).status_code == 401
+        assert (await http.get("/v2/e/health", headers={"Authorization": "new"})).status_code == 503
         own_server.start()
         await comes_back(target)
         assert (await target.status(id))["status"] == "IN_QUEUE"

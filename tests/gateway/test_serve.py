@@ -1,4 +1,5 @@
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from gateway.cli import main
 
 from ..stores import Server, free_port
-from .clients import API_KEY, Target, Worker
+from .clients import API_KEY, Target, Worker, bearer
 from .conftest import STORE_PASSWORD, client_of
 from .processes import COMMAND, Gateway, alive, descendants, environment, run
 from .waiting import eventually_true, still_waits
@@ -48,11 +49,21 @@ def test_without_a_store() -> None:
     refused(api_keys="k", says=("--redis", "RUNLANE_REDIS_URL"))
 
 
-def test_without_keys(backing: Server) -> None:
-    refused("--redis", backing.url, says=("RUNLANE_API_KEYS", "--insecure"))
+@pytest.mark.parametrize("keys", ["", ","])
+def test_without_keys(own_server: Server, keys: str) -> None:
+    refused("--redis", own_server.url, api_keys=keys, says=("RUNLANE_API_KEYS", "runlane key create", "--insecure"))
 
 
-@pytest.mark.parametrize("keys", [",", "ci:", "k,other:"])
+def test_keys_at_the_store_are_enough(own_server: Server, tmp_path: Path) -> None:
+    arguments = ["key", "create", "--tenant", "t", "--redis", own_server.url, "--json"]
+    key = json.loads(CliRunner().invoke(main, arguments, catch_exceptions=False).stdout)["key"]
+    gateway = Gateway(tmp_path / "gateway", own_server.url)
+    assert httpx.get(f"{gateway.url}/v2/e/health", headers=bearer(key)).status_code == 404
+    assert httpx.get(f"{gateway.url}/v2/e/health").status_code == 401
+    gateway.stop()
+
+
+@pytest.mark.parametrize("keys", ["ci:", "k,other:"])
 def test_with_an_empty_key(backing: Server, keys: str) -> None:
     refused("--redis", backing.url, "--port", "0", api_keys=keys, says=("key",))
 
@@ -200,7 +211,7 @@ async def test_worker_keys_from_the_settings(start: Start, target: Target) -> No
     gateway = start(worker_keys=f"{target.id}:rl-worker-key")
     async with client_of(gateway, "rl-worker-key") as http:
         assert (await http.post(f"{target.path}/workers")).status_code == 200
-        assert (await http.get(f"{target.path}/health")).status_code == 401
+        assert (await http.get(f"{target.path}/health")).status_code == 403
 
 
 async def test_workers_are_told_the_address_that_is_meant_for_them(start: Start, target: Target) -> None:

@@ -5,13 +5,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from gateway.access.keys import digest, hashed
 from gateway.cli import main
 from gateway.errors import StartupError
 from gateway.settings import FIELDS, Settings, environment_name, load
 
 SECRETS = {
     "redis_url": "redis://:hidden-1@127.0.0.1", "worker_redis_url": "redis://x:hidden-2@h",
-    "api_keys": "name:hidden-3,hidden-4", "worker_keys": "e:hidden-5",
+    "api_keys": "name:hidden-3,hidden-4", "worker_keys": "e:hidden-5", "admin_keys": "hidden-6",
+    "runqy_api_key": "hidden-7", "runqy_client_api_key": "hidden-8", "runqy_worker_api_key": "hidden-9",
+    "rune_api_tokens": "t:hidden-10",
 }  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def test_the_environment_may_name_the_file(file: Path) -> None:
 def test_a_file_with_every_kind_of_value(file: Path) -> None:
     file.write_text('redis_url = "redis://x"\nport = 1\ninsecure = true\nbody_seconds = 2\napi_keys = ["a", "b:c"]\n')
     assert load({}, file) == Settings(
-        redis_url="redis://x", port=1, insecure=True, body_seconds=2.0, api_keys=("a", "b:c")
+        redis_url="redis://x", port=1, insecure=True, body_seconds=2.0, api_keys=(hashed("a"), hashed("b:c"))
     )
 
 
@@ -70,7 +73,13 @@ def test_false_in_the_environment(text: str) -> None:
 
 
 def test_a_list_in_the_environment() -> None:
-    assert load({"RUNLANE_API_KEYS": " a, b:c ,,d"}).api_keys == ("a", "b:c", "d")
+    assert load({"RUNLANE_ENDPOINTS": " a, b/c ,,d"}).endpoints == ("a", "b/c", "d")
+
+
+def test_of_keys_only_digests_are_kept() -> None:
+    found = load({"RUNLANE_API_KEYS": "a,b:c", "RUNQY_API_KEY": "d", "RUNE_API_TOKENS": "t:e"})
+    assert found.api_keys == (f"sha256:{digest('a')}", f"b:sha256:{digest('c')}")
+    assert (found.runqy_api_key, found.rune_api_tokens) == (f"sha256:{digest('d')}", (f"t:sha256:{digest('e')}",))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@
 --     with any other than the newest they change nothing and answer STALE.
 --   * A job that is queued has one entry in one queue stream; `entry` in its hash names it. An entry that the
 --     hash does not name is a leftover, and whoever meets it drops it.
+--   * On a fair endpoint it stands in the line of its share instead, and its hash has a `place` and no `entry`, until its
+--     turn comes: then it goes through the ":again" stream, and all behind is as ever. Jobs that go back to the front have
+--     had their turn.
 --   * An attempt's lease is its entry's place in the pending-entries list, renewed by resetting its idle time. A worker's
 --     sign of life renews all that it was given, also what is still on its way through a busy process.
 --   * Whoever queues a job hands it over in the same step when a worker waits: the job is begun for the worker and sent
@@ -18,8 +21,12 @@
 --   * Time is the store's, in ms.
 --
 -- The keys behind the base
---   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint
+--   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint. `lines`: as `fair.lines`
 --   :queue:<queue>     stream  entries {job = id}, ids <number>-0, group "workers", consumer = worker id
+--   :line:<q>:<share>  zset    fair endpoints: jobs of one share that wait, in their order; <q> is a queue without ":again"
+--   :turns:<q>         zset    turns of the shares, "<number> <share>", as many as jobs wait, by their tags: the order
+--   :numbers:<q>       hash    share to the number of its last turn; of shares with jobs that wait
+--   :shares:<q>        zset    shares, by the tag that their next turn would have; of those for which that is to come
 --   :counts            hash    counters: numbers given to entries, jobs by outcome, cursors of upkeep
 --   :job:<id>          hash    the job; expires
 --   :chunks:<id>       stream  its chunks, ids <position>-0, field "chunk"; expires with the job
@@ -27,11 +34,13 @@
 --   :timeouts          zset    jobs in progress, by the end of their execution timeout
 --   :delayed           zset    jobs that wait for a later retry, by the time they become ready
 --   :workers           zset    workers, by the time at which they count as gone
+--   :expiring          zset    workers whose keys end some day, by that time
 --   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
 --   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
+--   :limit:<name>      string  how much of a limit is used: see limits.lua; expires
 --   :webhooks          zset    receivers that deliveries wait for, by the time at which the first of these is due, and ''
 --                              for the log (see webhooks.lua); expires
 --   :webhooks:<origin> zset    deliveries that wait for a receiver, by the time at which they are due; expires
@@ -52,6 +61,8 @@
 local QUEUES = {'normal:again', 'normal', 'low:again', 'low'}
 local GROUP = 'workers'
 
+local fair = {}  -- fair.lua
+
 local FINAL = {COMPLETED = true, FAILED = true, CANCELLED = true, TIMED_OUT = true}
 local RETRYABLE = {FAILED = true, TIMED_OUT = true}
 
@@ -66,8 +77,12 @@ local MOST_STOPS = 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
 
+-- The functions by their names, for those that call another.
+local FUNCTIONS = {}
+
 -- With 'allow-oom': what frees memory or ends work, which goes on when the store is out of memory.
 local function register(name, callback, ...)
+  FUNCTIONS[name] = callback
   redis.register_function{function_name = '@library@_' .. name, callback = callback, flags = {...}}
 end
 
@@ -161,10 +176,12 @@ local function drop_entry(base, queue, entry)
   redis.call('XDEL', queue_key(base, queue), entry)
 end
 
--- Takes the job out of whatever holds it: a queue, a lease, the delayed jobs.
+-- Takes the job out of whatever holds it: a queue, a line, a lease, the delayed jobs.
 local function detach(base, id, job)
   if job.entry then
     drop_entry(base, job.queue, job.entry)
+  elseif job.place then
+    fair.leave(base, job.queue, job.share, id)
   else
     redis.call('ZREM', base .. ':delayed', id)
   end
@@ -197,7 +214,7 @@ local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
 
 -- What `finalize` and `requeue` need to know of a job.
 local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created', 'started', 'timeout', 'retention',
-  'watchers', 'chunks', 'webhooks', 'deliveries'}
+  'watchers', 'chunks', 'place', 'share', 'webhooks', 'deliveries'}
 
 local function load_held(base, id) return load(job_key(base, id), unpack(HELD)) end
 

@@ -15,6 +15,9 @@ local function configure(keys, args)
     end
   end
   redis.call('HSET', settings, 'version', (version or 0) + 1, unpack(args, 2))
+  for i = 2, #args, 2 do
+    if args[i] == 'fair' then fair.set(base, args[i + 1] == '1') end
+  end
   return redis.status_reply('OK')
 end
 
@@ -52,7 +55,7 @@ local function remove(keys, args)
     redis.call('UNLINK', queue_key(base, queue))
   end
   redis.call('UNLINK', base .. ':settings', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
-    base .. ':workers', base .. ':waiting')
+    base .. ':workers', base .. ':waiting', base .. ':expiring')
   return 1
 end
 

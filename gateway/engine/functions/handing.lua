@@ -25,17 +25,30 @@ local function begin(base, queue, entry, id, worker, at)
   return {id, attempt, tonumber(job.timeout), job.input, job.request or ''}
 end
 
--- Begins the next job for a worker, in the order of the queues; nil when none is left.
-local function begin_next(base, worker, at, queues)
+-- Begins the next job in a stream; nil when none is left.
+local function begin_from(base, queue, worker, at)
+  repeat
+    local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
+    if read then
+      local item = read[1][2][1]
+      local job = begin(base, queue, item[1], item[2][2], worker, at)
+      if job then return job end
+    end
+  until not read
+end
+
+-- Begins the job whose turn it is; nil when none stands in line. The front is empty, so the job is alone in it.
+local function begin_in_turn(base, queue, worker, at)
+  local front = fair.serve(base, queue)
+  return front and begin_from(base, front, worker, at)
+end
+
+-- Begins the next job for a worker, in the order of the queues; nil when none is left. `lines`: as `fair.lines`.
+local function begin_next(base, worker, at, lines, queues)
   for _, queue in ipairs(queues or QUEUES) do
-    repeat
-      local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
-      if read then
-        local item = read[1][2][1]
-        local job = begin(base, queue, item[1], item[2][2], worker, at)
-        if job then return job end
-      end
-    until not read
+    local job = lines == 'first' and begin_in_turn(base, queue, worker, at) or begin_from(base, queue, worker, at)
+      or lines == 'last' and begin_in_turn(base, queue, worker, at)
+    if job then return job end
   end
 end
 
@@ -89,8 +102,8 @@ end
 
 -- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
 -- `most`, `queues`: how many jobs there are to give, and where, if that is known: after each function, there are none or
--- nobody waits.
-local function hand_over(base, at, most, queues)
+-- nobody waits. `lines`: as `fair.lines`, if that is known.
+local function hand_over(base, at, most, queues, lines)
   local left = most or math.huge
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
@@ -98,7 +111,8 @@ local function hand_over(base, at, most, queues)
     local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive')
     local channel = channel_of(base, worker, known.gateway)
     if listens(channel) then
-      local job = begin_next(base, worker, at, queues)
+      if lines == nil then lines = fair.lines(base) end
+      local job = begin_next(base, worker, at, lines, queues)
       if not job then return end
       local free = (known.free or 1) - 1
       send(channel, known, job)
@@ -125,9 +139,9 @@ local function take(keys, args)
   local known = redis.call('HGET', key, 'given')
   local given = tonumber(known or 0)
   local capacity = args[2] - math.max(0, given - (args[3] or given))
-  local jobs = {}
+  local jobs, lines = {}, fair.lines(base)
   while #jobs < capacity do
-    local job = begin_next(base, worker, at)
+    local job = begin_next(base, worker, at, lines)
     if not job then break end
     if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
     jobs[#jobs + 1] = job

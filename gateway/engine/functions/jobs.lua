@@ -1,34 +1,55 @@
 -- What clients and workers do to a job.
 
--- submit: eleven arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- Jobs that wait in a queue; never fewer than there are, and exact when `limit` is reached.
+local function count_waiting(base, limit, lines)
+  local most = redis.call('ZCARD', base .. ':delayed')
+  if lines then
+    for _, queue in ipairs(fair.QUEUES) do most = most + fair.length(base, queue) end
+  end
+  local exact = most
+  for _, queue in ipairs(QUEUES) do most = most + redis.call('XLEN', queue_key(base, queue)) end
+  if most < limit then return most end
+  for _, queue in ipairs(QUEUES) do exact = exact + unread(base, queue) end
+  return exact
+end
+
+local ARGUMENTS = 14  -- of `submit`, for each job
+
+-- submit: fourteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body, addresses of its webhooks, separated by spaces, or '' for the endpoint's.
+-- body, share (whose job it is, or ''), weight of the share (1 to 1000), limit of the request (see limits.lua) or '',
+-- addresses of its webhooks, separated by spaces, or '' for the endpoint's. Share and weight count on fair endpoints.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
--- (with another body) or {'FORGOTTEN', id} (with this body, for a job whose time is over); or 'NO_ENDPOINT'.
+-- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'FULL', most jobs that may
+-- wait} or what `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'webhook')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued',
+    'webhook')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
-  for i = 1, #args, 11 do
+  local is_fair = settings.lines == 'last'
+  for i = 1, #args, ARGUMENTS do
     if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
+    if is_fair and not fair.is_weight(args[i + 11]) then
+      return redis.error_reply('ERR the weight of job ' .. args[i] .. ' is not one')
+    end
   end
-  local numbers, replies, queued, queues, lifetimes = {}, {}, 0, {}, {}
-  for i = 1, #args, 11 do
+  local numbers, replies, queued, queues, lifetimes, limits = {}, {}, 0, {}, {}, {}
+  local most_queued = tonumber(settings.max_queued or 0)
+  local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines)
+  for i = 1, #args, ARGUMENTS do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
     if timeout == '0' then timeout = settings.timeout_ms end
-    local known
-    if idempotency ~= '' then
-      local key = base .. ':idempotency:' .. idempotency
-      known = redis.call('GET', key)
-      if not known then
-        redis.call('SET', key, id .. ' ' .. fingerprint, 'PX', math.max(IDEMPOTENCY_MS, ttl))
-      end
-    end
-    if known then
+    local refused = admit_one_of(base, limits, args[i + 12], at)
+    local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
+    if not refused and not known and waiting and waiting + queued >= most_queued then refused = {'FULL', most_queued} end
+    if refused then
+      replies[#replies + 1] = refused
+    elseif known then
       local first, print = string.match(known, '^(%S+) (%S*)$')
       local job = load(job_key(base, first), 'state', 'watchers')
       if print ~= fingerprint then
@@ -40,18 +61,28 @@ local function submit(keys, args)
         replies[#replies + 1] = {'SAME', first, job.state}
       end
     else
+      if idempotency ~= '' then
+        redis.call('SET', base .. ':idempotency:' .. idempotency, id .. ' ' .. fingerprint, 'PX',
+          math.max(IDEMPOTENCY_MS, ttl))
+      end
       -- As many numbers as could be needed: one too many is only a gap.
       if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or reserve(base, queue, #args / 11)
+      local number = numbers[queue] or (is_fair and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
       numbers[queue] = number + 1
-      local entry, key = number .. '-0', job_key(base, id)
-      local fields = {'state', 'IN_QUEUE', 'input', input, 'queue', queue, 'entry', entry, 'created', at,
-        'timeout', timeout, 'ttl', ttl, 'retention', retention}
+      local key = job_key(base, id)
+      local fields = {'state', 'IN_QUEUE', 'input', input, 'created', at, 'timeout', timeout, 'ttl', ttl, 'retention',
+        retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
-      local webhooks = args[i + 10] ~= '' and args[i + 10] or settings.webhook or ''
+      local webhooks = args[i + 13] ~= '' and args[i + 13] or settings.webhook or ''
       if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
-      redis.call('XADD', queue_key(base, queue), entry, 'job', id)
+      if is_fair then
+        fair.join(base, queue, id, number, args[i + 10], args[i + 11])
+      else
+        redis.call('XADD', queue_key(base, queue), number .. '-0', 'job', id)
+        append(fields, 'queue', queue)
+        append(fields, 'entry', number .. '-0')
+      end
       redis.call('HSET', key, unpack(fields))
       redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
       append(lifetimes, at + ttl, id)
@@ -62,7 +93,8 @@ local function submit(keys, args)
   for i = 1, #lifetimes, 1000 do
     redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
-  hand_over(base, at, queued, #queues == 1 and queues)
+  for _, limit in pairs(limits) do save_limit(base, limit, at) end
+  hand_over(base, at, queued, #queues == 1 and queues, settings.lines)
   return replies
 end
 
@@ -149,16 +181,21 @@ end
 local function retry(keys, args)
   local base, id, at = keys[1], args[1], now()
   local key = job_key(base, id)
-  local job = load(key, 'state', 'queue', 'ttl', 'chunks')
+  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight')
   if not job.state then return redis.status_reply('GONE') end
   if not RETRYABLE[job.state] then return {'STATE', job.state} end
   redis.call('HSET', key, 'state', 'IN_QUEUE', 'tries', 0, 'created', at, 'mark', job.chunks or 0)
   redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker')
   redis.call('UNLINK', chunks_key(base, id))
   keep_until(base, id, at + job.ttl)
-  enqueue(base, id, back_of(job.queue))
+  local queue, lines = back_of(job.queue), fair.lines(base)
+  if lines == 'last' then
+    fair.join(base, queue, id, fair.reserve(base, queue, 1), job.share or '', job.weight or 1)
+  else
+    enqueue(base, id, queue)
+  end
   redis.call('HINCRBY', base .. ':counts', 'retried', 1)
-  hand_over(base, at)
+  hand_over(base, at, nil, nil, lines)
   return redis.status_reply('OK')
 end
 
@@ -190,6 +227,13 @@ local function purge(keys, args)
       for _, item in ipairs(items) do
         if not remove(item[2][2]) then drop_entry(base, queue, item[1]) end
       end
+    end
+  end
+  for _, queue in ipairs(fair.lines(base) and fair.QUEUES or {}) do
+    while removed < most do
+      local id, share = fair.first(base, queue)
+      if not id then break end
+      if not remove(id) then fair.leave(base, queue, share, id) end
     end
   end
   if removed < most then

@@ -46,21 +46,28 @@ local function count_workers(base, at)
 end
 
 -- How many jobs will be served before this one; cancelled jobs among them count until they are passed.
-local function position_of(base, job)
-  if not job.entry then return -1 end
-  local before = 0
+local function position_of(base, id, job)
+  if not job.entry and not job.place then return -1 end
+  local before, lines = 0, fair.lines(base)
   for _, queue in ipairs(QUEUES) do
-    if queue == job.queue then
+    local here = queue == job.queue
+    if here and job.place then
+      return before + (lines == 'last' and unread(base, queue) or 0) + fair.rank(base, queue, job.share, id)
+    end
+    if lines == 'first' then before = before + fair.length(base, queue) end
+    if here then
       local passed = number_of(group_of(base, queue)['last-delivered-id'])
       return before + math.min(number_of(job.entry) - passed - 1, unread(base, queue) - 1)
     end
     before = before + unread(base, queue)
+    if lines == 'last' then before = before + fair.length(base, queue) end
   end
 end
 
-local NEEDED = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'queue', 'entry', 'watchers'}
+local NEEDED = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'queue', 'entry', 'watchers',
+  'place', 'share'}
 local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', 'chunks', 'output', 'error', 'progress',
-  'queue', 'entry', 'watchers'}
+  'queue', 'entry', 'watchers', 'place', 'share'}
 
 -- What a client may know of a job: {state, created, started, finished, worker, attempt, chunks, output, error,
 -- progress} and, when it is queued, {position (-1: waits for its retry), numbers of workers as `count_workers`}. {} when
@@ -70,7 +77,7 @@ local function describe(base, id, job, at)
   local reply = {}
   for i = 1, 10 do reply[i] = job[SHOWN[i]] or false end
   if job.state == 'IN_QUEUE' then
-    reply[11] = position_of(base, job)
+    reply[11] = position_of(base, id, job)
     for _, count in ipairs(count_workers(base, at)) do reply[#reply + 1] = count end
   end
   return reply
@@ -160,12 +167,15 @@ local function health(keys)
     waiting = waiting + redis.call('XLEN', queue_key(base, queue)) - taken
     pending = pending + taken
   end
+  if fair.lines(base) then
+    for _, queue in ipairs(fair.QUEUES) do waiting = waiting + fair.length(base, queue) end
+  end
   return {tonumber(counts.COMPLETED or 0), (counts.FAILED or 0) + (counts.TIMED_OUT or 0), pending, waiting,
     tonumber(counts.retried or 0), unpack(count_workers(base, now()))}
 end
 
 -- workers: how many to leave out, most workers. Those that are alive, the one first that was heard of last.
--- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description} for each.
+-- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description, id of its key} for each.
 local function workers(keys, args)
   local base, listed = keys[1], {}
   if not exists(base) then return false end
@@ -173,9 +183,9 @@ local function workers(keys, args)
   local held = #alive > 0 and jobs_in_hand(base)
   for i, id in ipairs(alive) do
     local known = redis.call('HMGET', base .. ':worker:' .. id, 'state', 'seen', 'concurrency', 'link', 'trouble',
-      'description')
+      'description', 'key')
     local state = state_seen(known[1], held[id])
-    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 6)}
+    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 7)}
   end
   return listed
 end

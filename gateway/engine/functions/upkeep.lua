@@ -47,6 +47,13 @@ local function settling(base, settle, at)
   return true
 end
 
+-- Workers whose keys have ended.
+local function dismiss_workers(base, most, at)
+  local workers = redis.call('ZRANGE', base .. ':expiring', '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
+  for _, worker in ipairs(workers) do leave({base}, {worker}) end
+  return workers
+end
+
 -- Workers that have been silent so long that all their leases have been recovered.
 local function forget_workers(base, most, at)
   local silent = at - setting(base, 'lease_ms', 30000) - 1000
@@ -82,13 +89,14 @@ local function upkeep(keys, args)
   for _, id in ipairs(ready) do
     redis.call('ZREM', base .. ':delayed', id)
     local job = load_held(base, id)
-    if job.state == 'IN_QUEUE' and not job.entry then enqueue(base, id, front_of(job.queue)) end
+    if job.state == 'IN_QUEUE' and not job.entry and not job.place then enqueue(base, id, front_of(job.queue)) end
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
-  local recovered, gone = 0, {}
+  local recovered, gone = 0, dismiss_workers(base, most, at)
   if not settling(base, tonumber(args[2]), at) then
-    recovered, gone = recover_leases(base, most, at), forget_workers(base, most, at)
+    recovered = recover_leases(base, most, at)
+    for _, worker in ipairs(forget_workers(base, most, at)) do gone[#gone + 1] = worker end
   end
   hand_over(base, at)
   return {recovered, #late, #ready, #over, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}

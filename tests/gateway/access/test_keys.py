@@ -1,9 +1,10 @@
 import httpx
 import pytest
 
-from gateway.access.keys import ApiKeys, WorkerKeys, presented_key
-from gateway.engine.endpoints import digest
-from gateway.errors import StartupError, Unauthorized
+from gateway.access.access import configured_keys
+from gateway.access.keys import CLIENT_SCOPES, TENANT_SCOPES, Key, Scope, digest, hashed, presented_key
+from gateway.errors import StartupError
+from gateway.settings import Settings
 
 from ..clients import API_KEY, Target, Worker
 from ..conftest import Make, client_of
@@ -14,58 +15,75 @@ from ..processes import Gateway
 
 
 @pytest.mark.parametrize(
-    ("header", "key"),
-    [("Bearer k", "k"), ("bearer k", "k"), ("Bearer   k ", "k"), ("k", "k"), (" k ", "k"), ("", ""), ("Bearer", ""),
-     ("Bearer ", ""), ("Basic k", "Basic k"), ("Bearer a b", "a b")],
+    ("authorization", "api_key", "key"),
+    [("Bearer k", "", "k"), ("bearer k", "", "k"), ("Bearer   k ", "", "k"), ("k", "", "k"), (" k ", "", "k"),
+     ("", "", ""), ("Bearer", "", ""), ("Bearer ", "", ""), ("Basic k", "", "Basic k"), ("Bearer a b", "", "a b"),
+     ("", "x", "x"), ("", " x ", "x"), ("Bearer k", "x", "k"), ("k", "x", "k"), ("Basic k", "x", "x"),
+     ("Bearer", "x", "")],
 )  # fmt: skip
-def test_the_key_in_a_header(header: str, key: str) -> None:
-    assert presented_key(header) == key
+def test_the_key_in_the_headers(authorization: str, api_key: str, key: str) -> None:
+    assert presented_key(authorization, api_key) == key
 
 
-@pytest.mark.parametrize("keys", [("k",), ("name:k",), ("a:b:k",), ("other", "name:k")])
-def test_a_key_of_ours_passes(keys: tuple[str, ...]) -> None:
-    ApiKeys(keys, insecure=False).check("Bearer k")
+HEX = digest("k")
 
 
 @pytest.mark.parametrize(
-    "header", ["", "Bearer", "Bearer x", "Bearer name", "Bearer name:k", "Bearer K", "k k", "Bearer k\0"]
-)
-def test_any_other_key_does_not(header: str) -> None:
-    with pytest.raises(Unauthorized) as caught:
-        ApiKeys(["name:k"], insecure=False).check(header)
-    assert (caught.value.status, caught.value.headers) == (401, {"WWW-Authenticate": "Bearer"})
+    ("entry", "kept"),
+    [("k", f"sha256:{HEX}"), ("a:k", f"a:sha256:{HEX}"), (" a : k ", f"a:sha256:{HEX}"),
+     ("a:b:c", f"a:sha256:{digest('b:c')}"), (f"sha256:{HEX}", f"sha256:{HEX}"), (f"a:sha256:{HEX}", f"a:sha256:{HEX}"),
+     (f"e:f:sha256:{HEX}", f"e:f:sha256:{HEX}"), ("", ""), ("a:", "a:"), ("a: ", "a: ")],
+)  # fmt: skip
+def test_what_is_kept_of_a_key_of_the_settings(entry: str, kept: str) -> None:
+    assert hashed(entry) == kept
 
 
-def test_no_keys_at_all_need_to_be_wanted() -> None:
-    with pytest.raises(StartupError, match="RUNLANE_API_KEYS"):
-        ApiKeys([], insecure=False)
-    ApiKeys([], insecure=True).check("")
+def found(key: str, **settings: object) -> Key | None:
+    return configured_keys(Settings(**settings)).find(digest(key))  # type: ignore[arg-type]
 
 
-def test_keys_count_though_serving_without_is_allowed() -> None:
-    with pytest.raises(Unauthorized):
-        ApiKeys(["k"], insecure=True).check("")
+def held(key: Key | None) -> tuple[str, frozenset[Scope]]:
+    assert key is not None
+    return key.tenant, key.terms.scopes
 
 
-@pytest.mark.parametrize("key", ["", " ", "name:", "name: "])
-def test_an_empty_key_is_a_mistake_and_opens_nothing(key: str) -> None:
-    with pytest.raises(StartupError):
-        ApiKeys([key], insecure=False)
+@pytest.mark.parametrize(
+    ("settings", "tenant", "scopes"),
+    [({"api_keys": ("k",)}, "default", TENANT_SCOPES), ({"api_keys": ("x", "acme:k")}, "acme", TENANT_SCOPES),
+     ({"admin_keys": ("acme:k",)}, "acme", frozenset(Scope)), ({"runqy_api_key": "k"}, "default", TENANT_SCOPES),
+     ({"runqy_client_api_key": "k"}, "default", CLIENT_SCOPES),
+     ({"runqy_worker_api_key": "k"}, "default", frozenset({Scope.WORKER})),
+     ({"rune_api_tokens": ("bad", "c:k")}, "c", TENANT_SCOPES)],
+)  # fmt: skip
+def test_whose_key_of_the_settings_it_is(settings: dict[str, object], tenant: str, scopes: frozenset[Scope]) -> None:
+    assert held(found("k", **settings)) == (tenant, scopes)
+    assert found("K", **settings) is None
 
 
-def test_a_worker_key_from_the_settings() -> None:
-    keys = WorkerKeys(["e:k:1", "f:other"], insecure=False)
-    keys.check("e", digest("own"), "Bearer k:1")
-    keys.check("e", digest("own"), "Bearer own")
-    for endpoint, key in (("e", "other"), ("f", "k:1"), ("e", "k"), ("e", "")):
-        with pytest.raises(Unauthorized, match=endpoint):
-            keys.check(endpoint, digest("own"), f"Bearer {key}")
+def test_a_tenant_may_have_several_keys() -> None:
+    for key in ("one", "two"):
+        assert held(found(key, api_keys=("a:one", "a:two")))[0] == "a"
 
 
-@pytest.mark.parametrize("key", ["", "e", "e:", ":k", ":"])
+def test_a_worker_key_of_the_settings() -> None:
+    key = found("k:1", api_keys=("x",), worker_keys=("e:k:1", "f:other", "acme/g:third"))
+    assert key is not None
+    assert (held(key), key.terms.endpoints) == (("default", frozenset({Scope.WORKER})), ("e",))
+    third = found("third", api_keys=("x",), worker_keys=("acme/g:third",))
+    assert third is not None
+    assert (third.tenant, third.terms.endpoints) == ("acme", ("g",))
+
+
+@pytest.mark.parametrize("key", ["", " ", "name:", "name: ", "a b:k", "-a:k", "é:k"])
+def test_a_key_that_cannot_be_one_is_a_mistake_and_opens_nothing(key: str) -> None:
+    with pytest.raises(StartupError, match="api_keys"):
+        configured_keys(Settings(api_keys=(key,)))
+
+
+@pytest.mark.parametrize("key", ["", "e", "e:", ":k", ":", "a b/e:k", "/e:k"])
 def test_a_worker_key_that_names_no_endpoint(key: str) -> None:
     with pytest.raises(StartupError, match="ENDPOINT:KEY"):
-        WorkerKeys([key], insecure=False)
+        configured_keys(Settings(api_keys=("x",), worker_keys=(key,)))
 
 
 # through the gateway
@@ -83,6 +101,8 @@ async def test_without_a_key_of_ours_nothing_is_answered(gateway: Gateway, targe
             assert response.json().keys() == {"error"}
         for method, path in (("GET", ""), ("POST", ""), ("DELETE", f"/{target.id}"), ("PATCH", f"/{target.id}")):
             assert (await http.request(method, f"/v1/endpoints{path}", json={})).status_code == 401
+        for method, path in (("GET", ""), ("POST", ""), ("DELETE", "/k"), ("POST", "/k/rotate")):
+            assert (await http.request(method, f"/v1/keys{path}", json={})).status_code == 401
     assert await target.listed() == [id]
     assert (await target.status(id))["status"] == "IN_QUEUE"
 
@@ -92,10 +112,14 @@ async def test_a_missing_header(gateway: Gateway, target: Target) -> None:
         assert (await http.get(f"{gateway.url}{target.path}/health")).status_code == 401
 
 
-@pytest.mark.parametrize("header", [API_KEY, f"Bearer {API_KEY}", f"bearer {API_KEY}", "rl-other-key"])
-async def test_a_key_may_come_bare(target: Target, header: str) -> None:
-    response = await target.get("/health", headers={"Authorization": header})
-    assert response.status_code == 200
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": API_KEY}, {"Authorization": f"Bearer {API_KEY}"}, {"Authorization": f"bearer {API_KEY}"},
+     {"Authorization": "rl-other-key"}, {"X-API-Key": API_KEY}, {"Authorization": "Basic x", "X-API-Key": API_KEY}],
+)  # fmt: skip
+async def test_where_a_key_may_stand(gateway: Gateway, target: Target, headers: dict[str, str]) -> None:
+    async with httpx.AsyncClient(verify=False) as http:
+        assert (await http.get(f"{gateway.url}{target.path}/health", headers=headers)).status_code == 200
 
 
 async def test_without_a_key_nobody_learns_what_there_is(gateway: Gateway, target: Target) -> None:
@@ -107,8 +131,8 @@ async def test_without_a_key_nobody_learns_what_there_is(gateway: Gateway, targe
 async def test_a_worker_key_is_no_key_of_a_client(make_target: Make, gateway: Gateway) -> None:
     target = await make_target()
     async with client_of(gateway, target.worker_key) as http:
-        assert (await http.post(f"{target.path}/run", json={"input": 1})).status_code == 401
-        assert (await http.get("/v1/endpoints")).status_code == 401
+        assert (await http.post(f"{target.path}/run", json={"input": 1})).status_code == 403
+        assert (await http.get("/v1/endpoints")).status_code == 403
     assert await target.listed() == []
 
 

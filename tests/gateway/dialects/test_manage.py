@@ -13,14 +13,14 @@ from ..waiting import still_waits
 DEFAULTS = {
     "templateId": None, "computeType": "GPU", "gpuCount": 1, "gpuTypeIds": [], "env": {}, "workersMin": 0,
     "workersMax": 3, "idleTimeout": 5, "scalerType": "QUEUE_DELAY", "scalerValue": 4, "executionTimeoutMs": 600_000,
-    "flashboot": False, "attempts": 3, "leaseSeconds": 30, "retryDelaySeconds": 0,
+    "flashboot": False, "attempts": 3, "leaseSeconds": 30, "retryDelaySeconds": 0, "fair": False,
 }  # fmt: skip
 
 OTHERS = {
     "name": "Mine é", "templateId": "tpl", "computeType": "CPU", "gpuCount": 2, "gpuTypeIds": ["NVIDIA H100"],
     "env": {"A": "1"}, "workersMin": 1, "workersMax": 7, "idleTimeout": 3600, "scalerType": "REQUEST_COUNT",
     "scalerValue": 1, "executionTimeoutMs": 5_000, "flashboot": True, "attempts": 1, "leaseSeconds": 1.5,
-    "retryDelaySeconds": 0.25, "vcpuCount": 8, "dataCenterIds": ["EU-1"], "networkVolumeId": "v",
+    "retryDelaySeconds": 0.25, "fair": True, "vcpuCount": 8, "dataCenterIds": ["EU-1"], "networkVolumeId": "v",
 }  # fmt: skip
 
 BAD_FIELDS = [
@@ -29,6 +29,7 @@ BAD_FIELDS = [
     ("workersMax", 1.5), ("workersMax", 10**30), ("gpuCount", 0), ("gpuTypeIds", "H100"), ("gpuTypeIds", [1]),
     ("computeType", "TPU"), ("env", {"A": 1}), ("env", []), ("flashboot", "yes"), ("name", None), ("name", 5),
     ("attempts", 0), ("attempts", 101), ("leaseSeconds", 0.5), ("leaseSeconds", 3601), ("retryDelaySeconds", -1),
+    ("fair", 1), ("fair", None),
 ]  # fmt: skip
 
 

@@ -394,8 +394,8 @@ async def test_a_gateway_that_ends_tells_its_clients_to_try_again(
     assert await is_cancelled(target, job.id)
 
 
-async def test_another_endpoint_s_key_is_no_key(make_target: Make) -> None:
+async def test_a_worker_s_key_is_no_client_s(make_target: Make) -> None:
     one = await make_target()
     headers = bearer(one.worker_key)
     response = await one.get("/openai/v1/models", headers=headers)
-    assert (response.status_code, error_of(response)["type"]) == (401, "authentication_error")
+    assert (response.status_code, error_of(response)["type"]) == (403, "permission_error")

@@ -1,0 +1,121 @@
+"""Management of keys: of the caller's own tenant, and of no other."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from ..access.keys import Key, Scope, Terms
+from ..access.revocation import Revocation
+from ..access.stored_keys import StoredKeys
+from ..engine.endpoints import check_id
+from ..errors import BadRequest
+from ..http import Answer, Call, Managed, Reply
+from ..settings import Settings
+from .manage import json_object
+
+DEFAULT_OVERLAP_SECONDS = 86_400.0
+
+Seconds = Annotated[float, Meta(ge=1, le=315_360_000)]
+
+
+class _Wanted(Terms, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    expires_in_seconds: Seconds | None = None
+
+
+class _Rotation(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    overlap_seconds: Annotated[float, Meta(ge=0, le=315_360_000)] = DEFAULT_OVERLAP_SECONDS
+
+
+class Keys:
+    """The operations under /v1/keys."""
+
+    def __init__(self, stored: StoredKeys, revocation: Revocation, settings: Settings) -> None:
+        self._stored = stored
+        self._revocation = revocation
+        self._settings = settings
+
+    def operations(self) -> dict[tuple[str, str], Managed]:
+        """(path, method), and what is served there."""
+        return {
+            ("/v1/keys", "POST"): Managed(self.create, Scope.ADMIN, "key.create"),
+            ("/v1/keys", "GET"): Managed(self.list, Scope.ADMIN),
+            ("/v1/keys/{key}", "GET"): Managed(self.show, Scope.ADMIN),
+            ("/v1/keys/{key}", "DELETE"): Managed(self.revoke, Scope.ADMIN, "key.revoke"),
+            ("/v1/keys/{key}/rotate", "POST"): Managed(self.rotate, Scope.ADMIN, "key.rotate"),
+        }
+
+    async def create(self, call: Call) -> Answer:
+        """Makes a key; the answer has it as `key`, this once."""
+        wanted = _convert(await json_object(call, self._settings), _Wanted)
+        return await self._made(call, terms_of(wanted), wanted.expires_in_seconds)
+
+    async def list(self, call: Call) -> Answer:
+        """The tenant's keys."""
+        return Reply(orjson.dumps({"keys": [shown(key) for key in await self._stored.list(call.tenant)]}))
+
+    async def show(self, call: Call) -> Answer:
+        """One key."""
+        return Reply(orjson.dumps(shown(await self._stored.get(call.tenant, call.parameters["key"]))))
+
+    async def revoke(self, call: Call) -> Answer:
+        """Ends a key at once, and whatever goes on with it."""
+        call.facts["subject"] = call.parameters["key"][:100]
+        await self._revocation.revoke(call.tenant, call.parameters["key"])
+        return Reply(b"", 204)
+
+    async def rotate(self, call: Call) -> Answer:
+        """Makes another key like this one, which goes on for `overlapSeconds`."""
+        id = call.parameters["key"]
+        call.facts["rotates"] = id[:100]
+        body = await json_object(call, self._settings) if int(call.header(b"content-length") or 0) else {}
+        overlap = _convert(body, _Rotation).overlap_seconds
+        before = await self._stored.get(call.tenant, id)
+        made = await self._made(call, before.terms, None)
+        if overlap:
+            await self._stored.expire(call.tenant, id, overlap)
+        else:
+            await self._revocation.revoke(call.tenant, id)
+        return made
+
+    async def _made(self, call: Call, terms: Terms, seconds: float | None) -> Reply:
+        key, secret = await self._stored.create(call.tenant, terms, seconds)
+        call.facts["subject"] = key.id
+        return Reply(orjson.dumps({**shown(key), "key": secret}), 201)
+
+
+def terms_of(wanted: Terms) -> Terms:
+    """The terms of a key that is asked for.
+
+    Raises:
+        BadRequest: an endpoint's id that cannot be one.
+    """
+    for endpoint in wanted.endpoints:
+        check_id(endpoint)
+    return Terms(*(getattr(wanted, name) for name in Terms.__struct_fields__))
+
+
+def shown(key: Key) -> dict[str, Any]:
+    """A key as its owner may see it."""
+    terms = msgspec.to_builtins(key.terms)
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        **terms,
+        "scopes": sorted(terms["scopes"]),
+        "createdAt": _time(key.created),
+        "expiresAt": None if key.expires is None else _time(key.expires),
+    }
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _convert(fields: dict[str, Any], kind: Any) -> Any:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(str(error)) from None

@@ -1,0 +1,145 @@
+-- Who is let in. These functions are called with KEYS[1] "runlane:{access}".
+--
+-- The keys behind it
+--   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key. For a while
+--                                'revoked', when it was: whoever has it does not guess
+--   :keys:<tenant>       hash    the digests of a tenant's keys by their ids
+--   :made                string  how many keys were ever made
+--   :failures:<address>  list    the times of the last failed logins from an address; expires
+--   :failing             zset    addresses with failed logins, by the last of them; expires
+--   :blocked             zset    addresses that are blocked, by the time at which they are not; expires
+--   :news                stream  what every gateway process has to know at once: {blocked = address, ms = for how long} or
+--                                {revoked = digest}
+
+local MOST_KEYS = 10000
+local MOST_FAILING = 100000
+local MOST_NEWS = 10000
+local REVOKED_MS = 24 * 3600 * 1000
+
+local function tell(base, ...)
+  redis.call('XADD', base .. ':news', 'MAXLEN', '~', MOST_NEWS, '*', ...)
+end
+
+-- key_add: tenant, key's id, digest, key as JSON, the time at which it expires (0: never).
+-- Returns 'OK', or 'FULL' when the tenant has too many.
+local function key_add(keys, args)
+  local base, tenant, id, digest, expires = keys[1], args[1], args[2], args[3], args[5]
+  local index = base .. ':keys:' .. tenant
+  if redis.call('HLEN', index) >= MOST_KEYS then return redis.status_reply('FULL') end
+  redis.call('SET', base .. ':key:' .. digest, args[4])
+  if expires ~= '0' then redis.call('PEXPIREAT', base .. ':key:' .. digest, expires) end
+  redis.call('HSET', index, id, digest)
+  redis.call('INCR', base .. ':made')
+  return redis.status_reply('OK')
+end
+
+-- key_made. Returns how many keys were ever made.
+local function key_made(keys) return tonumber(redis.call('GET', keys[1] .. ':made') or 0) end
+
+-- key_list: tenant. Returns its keys, as JSON, and forgets those that have expired.
+local function key_list(keys, args)
+  local base, found = keys[1], {}
+  local index = redis.call('HGETALL', base .. ':keys:' .. args[1])
+  for i = 1, #index, 2 do
+    local key = redis.call('GET', base .. ':key:' .. index[i + 1])
+    if key then
+      found[#found + 1] = key
+    else
+      redis.call('HDEL', base .. ':keys:' .. args[1], index[i])
+    end
+  end
+  return found
+end
+
+-- key_get: tenant, key's id. Returns it as JSON, or nil.
+local function key_get(keys, args)
+  local digest = redis.call('HGET', keys[1] .. ':keys:' .. args[1], args[2])
+  return digest and redis.call('GET', keys[1] .. ':key:' .. digest)
+end
+
+-- key_expire: tenant, key's id, ms from now. The key ends then, unless it ends sooner. Returns it as JSON, or nil.
+local function key_expire(keys, args)
+  local base, at = keys[1], now()
+  local digest = redis.call('HGET', base .. ':keys:' .. args[1], args[2])
+  local key = digest and redis.call('GET', base .. ':key:' .. digest)
+  if not key then return false end
+  local ends = redis.call('PEXPIRETIME', base .. ':key:' .. digest)
+  if ends < 0 or ends > at + args[3] then redis.call('PEXPIREAT', base .. ':key:' .. digest, at + args[3]) end
+  return key
+end
+
+-- key_revoke: tenant, key's id. Returns the key as JSON, which is good for nothing from now on, or nil.
+local function key_revoke(keys, args)
+  local base, index = keys[1], keys[1] .. ':keys:' .. args[1]
+  local digest = redis.call('HGET', index, args[2])
+  if not digest then return false end
+  local key = redis.call('GET', base .. ':key:' .. digest)
+  redis.call('SET', base .. ':key:' .. digest, 'revoked', 'PX', REVOKED_MS)
+  redis.call('HDEL', index, args[2])
+  tell(base, 'revoked', digest)
+  return key
+end
+
+-- The ms for which an address is blocked, since it has failed `most` times within `window` ms; nil when it is not.
+local function blocked_for(base, address, most, window, at)
+  local key = base .. ':failures:' .. address
+  local oldest = redis.call('LINDEX', key, 0)
+  while oldest and tonumber(oldest) <= at - window do
+    redis.call('LPOP', key)
+    oldest = redis.call('LINDEX', key, 0)
+  end
+  return oldest and redis.call('LLEN', key) >= most and oldest + window - at or nil
+end
+
+local function note_failure(base, address, most, window, at)
+  local key, failing, blocked = base .. ':failures:' .. address, base .. ':failing', base .. ':blocked'
+  redis.call('RPUSH', key, at)
+  redis.call('PEXPIRE', key, window)
+  redis.call('ZADD', failing, at, address)
+  redis.call('PEXPIRE', failing, window)
+  if redis.call('ZCARD', failing) > MOST_FAILING then
+    redis.call('UNLINK', base .. ':failures:' .. redis.call('ZPOPMIN', failing)[1])
+  end
+  local ms = blocked_for(base, address, most, window, at)
+  if not ms then return nil end
+  redis.call('ZREMRANGEBYSCORE', blocked, '-inf', at)
+  redis.call('ZADD', blocked, at + ms, address)
+  redis.call('PEXPIRE', blocked, window)
+  tell(base, 'blocked', address, 'ms', ms)
+  return ms
+end
+
+-- login: digest of the key that was presented ('' for none), address ('' when failures do not count), most failures,
+-- the ms within which they count, and 1 when good keys pass from a blocked address.
+-- A key that was revoked is wrong, and no failure. Returns {'KEY', key as JSON}, {'WRONG', ms for which the address is blocked from now on (0: not)} or {'BLOCKED', ms}.
+local function login(keys, args)
+  local base, at, digest, address = keys[1], now(), args[1], args[2]
+  local most, window = tonumber(args[3]), tonumber(args[4])
+  local ms = address ~= '' and blocked_for(base, address, most, window, at)
+  if ms and args[5] ~= '1' then return {'BLOCKED', ms} end
+  local key = digest ~= '' and redis.call('GET', base .. ':key:' .. digest)
+  if key and key ~= 'revoked' then return {'KEY', key} end
+  if ms then return {'BLOCKED', ms} end
+  if key then return {'WRONG', 0} end
+  return {'WRONG', address ~= '' and note_failure(base, address, most, window, at) or 0}
+end
+
+-- blocked: most addresses. Returns {id of the last news, {address, ms for which it is blocked, …}}, of the addresses
+-- that are blocked longest.
+local function blocked(keys, args)
+  local base, at, found = keys[1], now(), {}
+  local last = redis.call('XREVRANGE', base .. ':news', '+', '-', 'COUNT', 1)[1]
+  local pairs = redis.call('ZRANGE', base .. ':blocked', '+inf', '(' .. at, 'BYSCORE', 'REV', 'LIMIT', 0, args[1],
+    'WITHSCORES')
+  for i = 1, #pairs, 2 do append(found, pairs[i], pairs[i + 1] - at) end
+  return {last and last[1] or '0-0', found}
+end
+
+register('key_add', key_add)
+register('key_made', key_made, 'no-writes', 'allow-oom')
+register('key_list', key_list, 'allow-oom')
+register('key_get', key_get, 'no-writes', 'allow-oom')
+register('key_expire', key_expire, 'allow-oom')
+register('key_revoke', key_revoke, 'allow-oom')
+register('login', login, 'allow-oom')
+register('blocked', blocked, 'no-writes', 'allow-oom')

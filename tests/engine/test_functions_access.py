@@ -1,0 +1,152 @@
+"""Keys and failed logins, as functions/access.lua keeps them."""
+
+from typing import Any
+
+import pytest
+
+from .driver import Driver
+
+WINDOW_MS = 60_000
+DAY_MS = 86_400_000
+
+
+async def login(
+    driver: Driver, digest: str = "", address: str = "a", most: int = 3, good_keys_pass: bool = False
+) -> list[Any]:
+    reply = await driver.call("login", digest, address, most, WINDOW_MS, int(good_keys_pass))
+    return list(reply)
+
+
+async def add(driver: Driver, id: str = "k1", digest: str = "d1", tenant: str = "t", expires: int = 0) -> None:
+    assert await driver.call("key_add", tenant, id, digest, f'"{id}"', expires) == "OK"
+
+
+class TestKeys:
+    async def test_a_key_is_found_by_its_digest(self, driver: Driver) -> None:
+        await add(driver)
+        assert await login(driver, "d1") == ["KEY", '"k1"']
+        assert await login(driver, "d2") == ["WRONG", 0]
+
+    async def test_a_tenant_sees_its_own(self, driver: Driver) -> None:
+        await add(driver, "k1", "d1", "t")
+        await add(driver, "k2", "d2", "u")
+        assert await driver.call("key_list", "t") == ['"k1"']
+        assert await driver.call("key_get", "t", "k1") == '"k1"'
+        for function, more in (("key_get", ()), ("key_revoke", ()), ("key_expire", (0,))):
+            assert await driver.call(function, "t", "k2", *more) is None
+        assert await login(driver, "d2") == ["KEY", '"k2"']
+
+    async def test_a_revoked_one_is_good_for_nothing_and_told(self, driver: Driver) -> None:
+        await add(driver)
+        assert await driver.call("key_revoke", "t", "k1") == '"k1"'
+        assert await login(driver, "d1") == ["WRONG", 0]
+        assert await driver.call("key_list", "t") == []
+        ((_, news),) = await driver.key("XRANGE", "news", "-", "+")
+        assert news == ["revoked", "d1"]
+
+    async def test_who_has_a_revoked_one_does_not_guess(self, driver: Driver) -> None:
+        await add(driver)
+        await driver.call("key_revoke", "t", "k1")
+        assert [await login(driver, "d1") for _ in range(9)] == [["WRONG", 0]] * 9
+
+    async def test_it_is_remembered_for_a_day_and_no_longer(self, driver: Driver) -> None:
+        await add(driver)
+        await driver.call("key_revoke", "t", "k1")
+        assert DAY_MS - WINDOW_MS < await driver.key("PTTL", "key:d1") <= DAY_MS
+
+    async def test_one_that_expires_does_so_by_itself(self, driver: Driver) -> None:
+        at = 4_000_000_000_000
+        await add(driver, expires=at)
+        assert await driver.key("PEXPIRETIME", "key:d1") == at
+        await driver.call("key_expire", "t", "k1", DAY_MS)
+        assert await driver.key("PTTL", "key:d1") <= DAY_MS
+        await driver.call("key_expire", "t", "k1", 2 * DAY_MS)
+        assert await driver.key("PTTL", "key:d1") <= DAY_MS
+
+    async def test_one_that_has_expired_is_listed_no_more(self, driver: Driver) -> None:
+        await add(driver)
+        await driver.key("UNLINK", "key:d1")
+        assert await driver.call("key_list", "t") == []
+        assert await driver.key("EXISTS", "keys:t") == 0
+
+
+class TestFailures:
+    async def test_block_after_so_many(self, driver: Driver) -> None:
+        assert [await login(driver) for _ in range(2)] == [["WRONG", 0]] * 2
+        what, ms = await login(driver)
+        assert (what, 0 < ms <= WINDOW_MS) == ("WRONG", True)
+        assert (await login(driver))[0] == "BLOCKED"
+
+    async def test_good_keys_too(self, driver: Driver) -> None:
+        await add(driver)
+        for _ in range(3):
+            await login(driver)
+        assert (await login(driver, "d1"))[0] == "BLOCKED"
+        assert await login(driver, "d1", address="b") == ["KEY", '"k1"']
+        assert await login(driver, "d1", good_keys_pass=True) == ["KEY", '"k1"']
+        assert (await login(driver, "d2", good_keys_pass=True))[0] == "BLOCKED"
+
+    async def test_until_the_oldest_of_them_is_old_enough(self, driver: Driver) -> None:
+        await login(driver)
+        await driver.pass_time(WINDOW_MS // 2)
+        for _ in range(2):
+            await login(driver)
+        _, ms = await login(driver)
+        assert WINDOW_MS // 2 - 5000 < ms <= WINDOW_MS // 2
+        await driver.pass_time(WINDOW_MS // 2)
+        what, ms = await login(driver)  # one more failure is possible, and blocks again
+        assert (what, ms > 0) == ("WRONG", True)
+
+    async def test_what_is_refused_does_not_prolong_it(self, driver: Driver) -> None:
+        for _ in range(3):
+            await login(driver)
+        await driver.pass_time(WINDOW_MS - 5000)
+        for _ in range(20):
+            assert (await login(driver))[0] == "BLOCKED"
+        await driver.pass_time(5000)
+        assert (await login(driver))[0] == "WRONG"
+
+    async def test_are_told_to_all_and_to_whoever_comes_later(self, driver: Driver) -> None:
+        for _ in range(3):
+            await login(driver)
+        ((id, news),) = await driver.key("XRANGE", "news", "-", "+")
+        assert (news[:2], 0 < int(news[3]) <= WINDOW_MS) == (["blocked", "a"], True)
+        last, (address, ms) = await driver.call("blocked", 10)
+        assert (last, address, 0 < int(ms) <= WINDOW_MS) == (id, "a", True)
+        await driver.pass_time(WINDOW_MS)
+        assert (await driver.call("blocked", 10))[1] == []
+
+    async def test_leave_nothing_behind(self, driver: Driver) -> None:
+        for _ in range(3):
+            await login(driver)
+        for name in ("failures:a", "failing", "blocked"):
+            assert 0 < await driver.key("PTTL", name) <= WINDOW_MS
+
+    async def test_are_not_counted_when_there_is_no_limit(self, driver: Driver) -> None:
+        before = await driver.keys()
+        assert [await login(driver, address="") for _ in range(5)] == [["WRONG", 0]] * 5
+        assert await driver.keys() == before
+
+    @pytest.mark.parametrize("store", ["valkey"], indirect=True)
+    async def test_of_very_many_addresses_are_bounded(self, driver: Driver) -> None:
+        script = "for i = 1, 100000 do redis.call('ZADD', KEYS[1], i, 'x' .. i) end"
+        await driver.store.commands.eval(script, 1, f"{driver.base}:failing")  # type: ignore[misc]
+        await driver.key("RPUSH", "failures:x1", 1)
+        await login(driver, address="new")
+        assert await driver.key("ZCARD", "failing") == 100_000
+        assert await driver.key("EXISTS", "failures:x1") == 0
+
+
+async def test_workers_go_when_their_key_ends(driver: Driver) -> None:
+    at = int((await driver.raw("TIME"))[0]) * 1000
+    for worker, expires in (("ends", at + 60_000), ("stays", 0), ("renewed", at + 60_000)):
+        await driver.call("renew", worker, DAY_MS, 1, "ready", "")
+        await driver.call("came_with", worker, "k1", expires)
+    await driver.call("came_with", "renewed", "k2", at + DAY_MS)
+    job = await driver.begin("ends")
+    assert (await driver.upkeep())["workers"] == []
+    await driver.pass_time(61_000)
+    assert (await driver.upkeep())["workers"] == ["ends"]
+    assert {worker[0] for worker in await driver.call("workers", 0, 10)} == {"stays", "renewed"}
+    assert await driver.state(job.id) == "IN_QUEUE"
+    assert await driver.key("ZRANGE", "expiring", 0, -1) == ["renewed"]
