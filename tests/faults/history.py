@@ -27,7 +27,7 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 QUEUES = ("normal:again", "normal", "low:again", "low")
 PERMANENT = ("settings", "counts", "lifetimes", "workers", "waiting", *(f"queue:{queue}" for queue in QUEUES))
 EXPIRING = (
-    "job", "chunks", "worker", "stopped", "idempotency", "webhook", "event", "webhooks", "deliveries", "ended",
+    "job", "chunks", "worker", "stopped", "idempotency", "limit", "webhook", "event", "webhooks", "deliveries", "ended",
 )  # fmt: skip
 
 Chunk = tuple[int, int]

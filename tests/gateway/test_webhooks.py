@@ -14,13 +14,14 @@ from gateway.webhooks import delay_ms
 
 from ..stores import Server, valkey
 from .clients import API_KEY, Target, Worker
-from .conftest import Make
+from .conftest import Make, client_of
 from .processes import Gateway
 from .receiver import HANG, Receiver
 from .waiting import eventually
 
 RETRY_SECONDS = 0.05
 AT_ONCE = 4
+OTHERS_KEY, ADMIN_KEY = "rl-of-the-tenant-other", "rl-of-the-tenant-limited"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     server = Server(tmp_path_factory.mktemp("webhook-store"), valkey())
     server.start()
     gateway = Gateway(
-        tmp_path_factory.mktemp("webhook-gateway"), server.url, api_keys=API_KEY, outbound_allow="127.0.0.1",
+        tmp_path_factory.mktemp("webhook-gateway"), server.url, outbound_allow="127.0.0.1",
+        api_keys=f"{API_KEY},other:{OTHERS_KEY}", admin_keys=f"limited:{ADMIN_KEY}", rate_limits="off",
         webhook_seconds="2", webhook_retry_seconds=str(RETRY_SECONDS), webhooks_at_once_per_receiver=str(AT_ONCE),
     )  # fmt: skip
     yield gateway
@@ -382,6 +384,59 @@ async def test_the_end_after_a_retry_is_another_event(target: Target, worker: Wo
     received = await receiver.wait_for(2)
     assert [each.id for each in received] == [f"msg_{id}_1", f"msg_{id}_2"]
     assert [json.loads(each.body)["status"] for each in received] == ["FAILED", "COMPLETED"]
+
+
+# tenants
+
+
+async def test_each_tenant_has_its_own(
+    gateway: Gateway, target: Target, worker: Worker, receiver: Receiver, other_receiver: Receiver
+) -> None:
+    async with client_of(gateway, OTHERS_KEY) as http:
+        created = await http.post("/v1/endpoints", json={"id": target.id, "webhook": other_receiver.url()})
+        other = Target(http, created.json())
+        theirs = await run_to_end(other, await other.register())
+        mine = await run_to_end(target, worker, webhook=receiver.url())
+
+        (to_me,), (to_them,) = await receiver.wait_for(1), await other_receiver.wait_for(1)
+
+        assert (to_me.id, to_them.id) == (f"msg_{mine}_1", f"msg_{theirs}_1")
+        assert [each["job"] for each in await log(other)] == [theirs]
+        assert (await other.get(f"/webhooks/msg_{mine}_1")).status_code == 404
+        secret, their_secret = (await secrets(target.http))[0]["secret"], (await secrets(http))[0]["secret"]
+        to_me.verified(secret)
+        to_them.verified(their_secret)
+        with pytest.raises(WebhookVerificationError):
+            to_them.verified(secret)
+        other.close()
+        await http.delete(f"/v1/endpoints/{other.id}")
+
+
+@pytest.mark.parametrize(
+    ("terms", "may"),
+    [
+        ({"scopes": ["read"]}, {"read"}),
+        ({"scopes": ["submit"]}, {"retry"}),
+        ({"scopes": ["manage"]}, {"secrets"}),
+        ({"scopes": ["read", "submit", "manage"], "endpoints": ["e"]}, {"read", "retry"}),
+        ({"scopes": ["read", "submit", "manage"], "endpoints": ["other"]}, set()),
+    ],
+)
+async def test_what_a_key_may_do(gateway: Gateway, terms: dict[str, Any], may: set[str]) -> None:
+    async with client_of(gateway, ADMIN_KEY) as admin:
+        await admin.post("/v1/endpoints", json={"id": "e"})
+        created = await admin.post("/v1/keys", json=terms)
+        assert created.status_code == 201, created.text
+        async with client_of(gateway, created.json()["key"]) as http:
+            answers = {
+                "read": await http.get("/v2/e/webhooks"),
+                "retry": await http.post("/v2/e/webhooks/msg_x_1/retry"),
+                "secrets": await http.get("/v1/webhook-secrets"),
+                "rotation": await http.post("/v1/webhook-secrets"),
+            }
+        allowed = {name for name, answer in answers.items() if answer.status_code != 403}
+        assert allowed == may | ({"rotation"} if "secrets" in may else set())
+        await admin.delete("/v1/endpoints/e")
 
 
 # secrets
