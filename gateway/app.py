@@ -22,14 +22,17 @@ from .access.local import check_local, is_loopback
 from .access.news import News
 from .access.revocation import Revocation
 from .access.stored_keys import StoredKeys
+from .access.webhook_secrets import WebhookSecrets
 from .access.workers import WorkerAccess
 from .dialects.keys import Keys
 from .dialects.manage import Manage
 from .dialects.openai import OpenAI
 from .dialects.openai_errors import error_reply as openai_error
 from .dialects.runpod import RunPod
+from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
+from .engine.deliveries import Deliveries
 from .engine.endpoints import Config, Endpoints
 from .engine.engine import Engine
 from .engine.polls import Polls
@@ -37,8 +40,10 @@ from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
 from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
+from .outbound import Outbound
 from .settings import Settings
 from .store import open_store
+from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +95,7 @@ class App:
                 await ensure_endpoint(running.endpoints, id)
             await running.news.start()
             running.limits.start()
+            running.webhooks.start()
             running.upkeep.start()
             loop = asyncio.get_running_loop()
             self._drain = functools.partial(loop.call_soon_threadsafe, running.engine.wakeups.drain)
@@ -99,6 +105,7 @@ class App:
             await running.news.stop()
             await running.limits.stop()
             await running.upkeep.stop()
+            await running.webhooks.stop()
 
     @contextlib.asynccontextmanager
     async def connected(self) -> "AsyncIterator[_Running]":
@@ -112,10 +119,13 @@ class App:
         workers = WorkerAccess(endpoints, access)
         stored = StoredKeys(engine.batcher)
         revocation = Revocation(stored, endpoints, engine, credentials)
+        outbound = Outbound(self._settings.outbound_allow)
+        deliveries, secrets = Deliveries(engine.batcher), WebhookSecrets(engine.batcher)
+        webhooks = Webhooks(engine, deliveries, secrets, outbound, self._settings)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
         reports = Reports(engine.batcher, engine.background)
         for served in (
-            RunPod(engine, self._settings).operations(),
+            RunPod(engine, outbound, self._settings).operations(),
             WorkerCalls(polls, reports, workers, self._settings).operations(),
             Workers(engine, credentials, workers, self._settings).operations(),
         ):
@@ -123,7 +133,8 @@ class App:
         for path, each in OpenAI(engine, self._settings).operations().items():
             path = f"/v2/{{endpoint}}{path}"
             self._router.routes.append(Route(path, self._endpoint(path, each, access, openai_error)))
-        self._manage(Manage(endpoints, stored, credentials, self._settings).operations(), access)
+        self._manage(Manage(endpoints, stored, credentials, outbound, self._settings).operations(), access)
+        self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
         try:
             yield _Running(
@@ -131,9 +142,11 @@ class App:
                 endpoints,
                 limits,
                 News(store, engine.batcher, access.blocked.add, access.revoked),
-                Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke),
+                Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke, webhooks.due),
+                webhooks,
             )
         finally:
+            await outbound.close()
             await engine.close()
             await store.close()
 
@@ -176,6 +189,7 @@ class _Running(NamedTuple):
     limits: Limits
     news: News
     upkeep: Upkeep
+    webhooks: Webhooks
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:

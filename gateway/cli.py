@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,39 @@ def _keys(given: dict[str, Any], method: str, path: str, body: dict[str, Any] | 
     from .at_store import call
 
     return call(given["redis_url"], given["tenant"], method, f"/v1/keys{path}", body)
+
+
+@main.group("webhook-secret")
+def webhook_secret() -> None:
+    """Show and replace the secrets that sign webhooks."""
+
+
+@webhook_secret.command("list")
+@_connection
+def list_webhook_secrets(url: str, key: str | None, as_json: bool) -> None:
+    """List the secrets in force, the newest first."""
+    _print_secrets(_call("GET", url, key, "/v1/webhook-secrets"), as_json)
+
+
+@webhook_secret.command("rotate")
+@click.option(
+    "--overlap", type=_Duration(), default="1d", show_default=True, help="For so long the others sign as well."
+)
+@_connection
+def rotate_webhook_secret(overlap: float, url: str, key: str | None, as_json: bool) -> None:
+    """Make a new secret, which signs webhooks from now on, and list it with the ones before."""
+    body = {"overlapSeconds": round(overlap)}
+    _print_secrets(_call("POST", url, key, "/v1/webhook-secrets", body), as_json)
+
+
+def _print_secrets(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for each in found["secrets"]:
+        expires = each["expiresAt"]
+        until = f"until {datetime.fromtimestamp(expires / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if expires else "in force"
+        click.echo(f"{each['id']}  {each['secret']}  {until}")
 
 
 def _print(fields: dict[str, Any], as_json: bool) -> None:

@@ -26,6 +26,9 @@ from .server import Server, configuration, listen
 from .settings import Settings
 
 SECONDS_TO_DRAIN = 35
+PRIVATE_NETWORKS = ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+"""Where webhooks may go: whoever can call us could send requests there as well."""
+
 SECONDS_BETWEEN_LOOKS = 0.05
 SECONDS_BEFORE_RESTART = 1.0
 
@@ -62,7 +65,10 @@ class Development:
             say(f"store    starting in {self._data}")
             store = EmbeddedStore(self._data)
             stack.callback(store.stop)
-            settings = Settings(redis_url=store.url, insecure=True, endpoints=(self._endpoint,), audit_log="off")
+            settings = Settings(
+                redis_url=store.url, insecure=True, endpoints=(self._endpoint,), audit_log="off",
+                outbound_allow=PRIVATE_NETWORKS,
+            )  # fmt: skip
             app = App(settings)
             server = Server(configuration(app, settings, SECONDS_TO_DRAIN))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gateway")

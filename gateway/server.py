@@ -28,6 +28,7 @@ from .access.audit import Audit
 from .access.keys import TENANT
 from .access.limits import limits_of
 from .access.stored_keys import StoredKeys
+from .addresses import Guard
 from .app import App
 from .browsers import check_origins, for_browsers
 from .children import die_with
@@ -305,6 +306,7 @@ def check(settings: Settings) -> None:
     Audit(settings.audit_log, Addresses(settings.trusted_proxies))
     open_certificate(settings.tls_cert, settings.tls_key)
     check_origins(settings.cors_origins)
+    Guard(settings.outbound_allow)
 
     async def try_store() -> None:
         store = await open_store(settings.redis_url)

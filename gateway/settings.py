@@ -109,6 +109,18 @@ class Settings:
     )
     tls_cert: str = _setting("", "file with the certificate and its chain, in PEM; serves https with tls_key")
     tls_key: str = _setting("", "file with the certificate's key, in PEM, without a password")
+    outbound_allow: tuple[str, ...] = _setting(
+        (), "where requests to clients' URLs (webhooks) may go besides public addresses: networks, addresses or host "
+        "names, each alone or with a port ([::1]:8080), separated by commas",
+    )  # fmt: skip
+    webhook_seconds: float = _setting(15.0, "time for a webhook's receiver to answer", least=0.1)
+    webhook_retry_seconds: float = _setting(
+        10.0,
+        "between the first three tries of a webhook; then it is 6 times as long, and twice as long each time",
+        least=0.01,
+    )
+    webhooks_at_once: int = _setting(256, "webhooks that a process sends at once, of one tenant a fourth", least=1)
+    webhooks_at_once_per_receiver: int = _setting(16, "webhooks that a process sends at once to one receiver", least=1)
     log_level: str = _setting("info", "debug, info, warning or error")
 
 

@@ -38,7 +38,10 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClust
 SECONDS_TO_ANSWER = 10.0
 
 
-PARTS = ("common", "fair", "handing", "workers", "reading", "limits", "jobs", "polls", "upkeep", "endpoints", "access")
+PARTS = (
+    "common", "fair", "handing", "workers", "reading", "limits", "jobs", "polls", "webhooks", "upkeep", "endpoints",
+    "access", "secrets",
+)  # fmt: skip
 """The files of the function library, in the order in which they build on one another."""
 
 

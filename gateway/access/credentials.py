@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 COMMANDS = (
     "fcall", "xreadgroup", "xadd", "xack", "xdel", "xrange", "xlen", "xclaim", "xautoclaim", "xpending",
     "xinfo|groups", "xinfo|consumers", "xgroup|delconsumer", "hget", "hmget", "hset", "hdel", "hlen", "hincrby",
-    "exists", "zadd", "zrem", "zrange", "zcard", "zscore", "pexpire", "pexpireat", "pexpiretime", "unlink", "spublish",
-    "time", "ssubscribe", "sunsubscribe", "pubsub|shardnumsub", "ping", "hello", "auth", "client|setname",
+    "hstrlen", "copy", "exists", "zadd", "zrem", "zrange", "zcard", "zscore", "pexpire", "pexpireat", "pexpiretime",
+    "unlink", "spublish", "time", "ssubscribe", "sunsubscribe", "pubsub|shardnumsub", "ping", "hello", "auth",
+    "client|setname",
     "client|setinfo", "select", "cluster|slots", "cluster|shards", "cluster|nodes", "cluster|myid", "command",
     "readonly",
 )  # fmt: skip

@@ -14,6 +14,7 @@ from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_conf
 from ..engine.keys import id_of, name_of
 from ..errors import BadRequest, Forbidden
 from ..http import Answer, Call, Managed, Reply
+from ..outbound import Outbound
 from ..settings import Settings
 
 MOST_BYTES = 1_000_000
@@ -22,10 +23,13 @@ MOST_BYTES = 1_000_000
 class Manage:
     """The operations under /v1/endpoints."""
 
-    def __init__(self, endpoints: Endpoints, stored: StoredKeys, credentials: Credentials, settings: Settings) -> None:
+    def __init__(
+        self, endpoints: Endpoints, stored: StoredKeys, credentials: Credentials, outbound: Outbound, settings: Settings
+    ) -> None:
         self._endpoints = endpoints
         self._stored = stored
         self._credentials = credentials
+        self._outbound = outbound
         self._settings = settings
 
     def operations(self) -> dict[tuple[str, str], Managed]:
@@ -42,7 +46,7 @@ class Manage:
 
     async def create(self, call: Call) -> Answer:
         """Makes an endpoint. The answer has its `workerKey`, this once."""
-        fields = await json_object(call, self._settings)
+        fields = await self._fields(call)
         id = fields.pop("id", None)
         if id is None:
             id = secrets.token_hex(7)
@@ -71,7 +75,7 @@ class Manage:
 
     async def update(self, call: Call) -> Answer:
         """Changes the fields that are in the body."""
-        changes = await json_object(call, self._settings)
+        changes = await self._fields(call)
         return Reply(orjson.dumps(_shown(await self._endpoints.update(call.endpoint, changes))))
 
     async def delete(self, call: Call) -> Answer:
@@ -80,6 +84,12 @@ class Manage:
         await self._stored.revoke_workers_of(call.tenant, id_of(call.endpoint))
         await self._credentials.revoke_all(call.endpoint)
         return Reply(b"", 204)
+
+    async def _fields(self, call: Call) -> dict[str, Any]:
+        fields = await json_object(call, self._settings)
+        if isinstance(fields.get("webhook"), str):
+            fields["webhook"] = self._outbound.check_url(fields["webhook"])
+        return fields
 
 
 def worker_terms(endpoint: str) -> Terms:

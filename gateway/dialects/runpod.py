@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +19,8 @@ from ..engine.following import Arrived, Follower, job_of
 from ..engine.wakeups import Chunks, Final, Watch
 from ..errors import BadRequest, Forbidden, NotFound, Unavailable
 from ..http import Answer, Call, Reply, Served
+from ..job_object import job_object, times_of
+from ..outbound import Outbound
 from ..settings import Settings
 
 DEFAULT_WAIT_MS = 90_000
@@ -51,8 +53,9 @@ _decode_text = msgspec.json.Decoder(str | None).decode
 class RunPod:
     """The operations of one gateway process."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, outbound: Outbound, settings: Settings) -> None:
         self._engine = engine
+        self._outbound = outbound
         self._settings = settings
 
     def operations(self) -> dict[str, Served]:
@@ -74,7 +77,7 @@ class RunPod:
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
-        job = parse_submission(call, body, new_id(), self._settings.run_retention_seconds)
+        job = self._parse(call, body, new_id(), self._settings.run_retention_seconds)
         id, state = await self._engine.submit(call.endpoint, job, limit=call.limit)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 
@@ -82,7 +85,7 @@ class RunPod:
         """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
-        job = parse_submission(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
+        job = self._parse(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
         await self._engine.listen(call.endpoint)
         with self._watch(call, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
@@ -124,7 +127,7 @@ class RunPod:
                     break
         if waited:
             await self._unwatch(call.endpoint, polled.job)
-        fields: dict[str, Any] = {"id": job, **_times(polled.job), "status": polled.job.state}
+        fields: dict[str, Any] = {"id": job, **times_of(polled.job), "status": polled.job.state}
         if polled.restarted:
             fields["restart"] = True
         fields["stream"] = [{"output": orjson.Fragment(chunk)} for chunk in polled.chunks]
@@ -133,7 +136,7 @@ class RunPod:
     async def cancel(self, call: Call) -> Answer:
         """Cancels the job; one that is final already stays as it is."""
         job = await self._engine.cancel(call.endpoint, _job_id(call), call.limit)
-        return Reply(orjson.dumps({"id": job.id, "status": job.state, **_times(job)}))
+        return Reply(orjson.dumps({"id": job.id, "status": job.state, **times_of(job)}))
 
     async def retry(self, call: Call) -> Answer:
         """Puts a FAILED or TIMED_OUT job back into the queue."""
@@ -187,6 +190,9 @@ class RunPod:
         found = await self._engine.requests(call.endpoint, int(limit), cursor, State(state) if state else None)
         listed = [orjson.Fragment(job_object(job)) for job in found.jobs]
         return Reply(orjson.dumps({"requests": listed, "next": found.cursor}))
+
+    def _parse(self, call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
+        return parse_submission(call, body, id, retention_seconds, self._outbound.check_url)
 
     @contextlib.contextmanager
     def _watch(self, call: Call, job: str) -> Iterator[Watch]:
@@ -266,11 +272,13 @@ new_id = _random_ids().__next__
 """Returns a job's id."""
 
 
-def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
+def parse_submission(
+    call: Call, body: bytes, id: str, retention_seconds: int, check_url: Callable[[str], str]
+) -> Submission:
     """A job from the body of /run or /runsync.
 
     Raises:
-        BadRequest: not JSON, not an object, no input, or a field that cannot be.
+        BadRequest: not JSON, not an object, no input, or a field that cannot be; what `check_url` raises.
     """
     fields = parse_object(body)
     if "input" not in fields:
@@ -281,11 +289,6 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
     except msgspec.ValidationError as error:
         raise BadRequest(_policy_error(str(error))) from None
     policy = policy or _NO_POLICY
-    try:
-        if "webhook" in fields:
-            _decode_text(fields["webhook"])
-    except msgspec.ValidationError:
-        raise BadRequest("webhook must be a string") from None
     ttl = call.milliseconds("ttl", *TTL_MS) or policy.ttl or DEFAULT_TTL_MS
     key = call.header(b"idempotency-key")
     if len(key) > LONGEST_IDEMPOTENCY_KEY:
@@ -298,11 +301,28 @@ def parse_submission(call: Call, body: bytes, id: str, retention_seconds: int) -
         ttl=ttl,
         retention=retention_seconds * 1000,
         low_priority=policy.lowPriority,
+        webhooks=_webhooks(fields, check_url) if fields else (),
         idempotency_key=hashlib.sha256(key.encode()).hexdigest() if key else "",
         fingerprint=hashlib.sha256(body).hexdigest() if key else "",
         share=call.key.id,
         weight=call.key.terms.weight,
     )
+
+
+def _webhooks(fields: dict[str, msgspec.Raw], check_url: Callable[[str], str]) -> tuple[str, ...]:
+    """The addresses that are told of the job's end. RunPod's documents do not say what `webhookV2` is; here it is
+    another one."""
+    urls: dict[str, None] = {}
+    for name in ("webhook", "webhookV2"):
+        try:
+            url = _decode_text(fields[name]) if name in fields else None
+            if url:
+                urls[check_url(url)] = None
+        except msgspec.ValidationError:
+            raise BadRequest(f"{name} must be a string") from None
+        except BadRequest as error:
+            raise BadRequest(f"{name}: {error.message}") from None
+    return tuple(urls)
 
 
 def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
@@ -336,32 +356,6 @@ def _policy_error(text: str) -> str:
     if name in ranges:
         return f"policy.{name} must be a whole number of ms from {ranges[name][0]} to {ranges[name][1]}"
     return f"policy.{name} must be true or false"
-
-
-def job_object(job: Job) -> bytes:
-    """The job as /status, /runsync and webhooks show it; output and progress are the worker's own bytes."""
-    fields: dict[str, Any] = {"id": job.id, "status": job.state, **_times(job)}
-    if job.worker is not None:
-        fields["workerId"] = job.worker
-    output = job.progress if job.state is State.IN_PROGRESS else job.output
-    if output is not None:
-        fields["output"] = orjson.Fragment(output)
-    if job.error is not None:
-        fields["error"] = job.error
-    if job.queued is not None:
-        fields["position"] = job.queued.position
-        fields["reason"] = job.queued.reason
-        fields["workers"] = job.queued.workers
-    return orjson.dumps(fields, default=msgspec.to_builtins)
-
-
-def _times(job: Job) -> dict[str, int]:
-    times = {}
-    if job.started is not None:
-        times["delayTime"] = job.started - job.created
-        if job.finished is not None:
-            times["executionTime"] = job.finished - job.started
-    return times
 
 
 def _job_id(call: Call) -> str:

@@ -24,7 +24,8 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
 
     Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
     `retryDelaySeconds` (before a job whose worker was lost is tried again), `maxQueued` (jobs that may wait; more are
-    refused; 0: as many as there is memory for) and `fair` (jobs of several keys begin in turn, by the keys' weights).
+    refused; 0: as many as there is memory for), `fair` (jobs of several keys begin in turn, by the keys' weights) and
+    `webhook` (the address that is told of the ends of jobs that name none).
     """
 
     name: str = ""
@@ -50,6 +51,7 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     max_queued: NotNegative = 0
     fair: bool = False
+    webhook: str | None = None
 
 
 class Endpoint(msgspec.Struct):
@@ -166,6 +168,7 @@ class Endpoints:
             "retry_delay_ms", round(config.retry_delay_seconds * 1000),
             "max_queued", config.max_queued,
             "fair", int(config.fair),
+            "webhook", config.webhook or "",
             *more,
         )  # fmt: skip
 

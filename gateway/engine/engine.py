@@ -40,7 +40,8 @@ FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_O
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms.
+    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
+    `webhooks` are told of its end, or else the endpoint's address.
 
     `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
     them begun in proportion to their weights. A weight holds for the jobs that come with it.
@@ -57,6 +58,7 @@ class Submission(msgspec.Struct, frozen=True):
     fingerprint: str = ""
     share: str = ""
     weight: int = 1
+    webhooks: tuple[str, ...] = ()
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -212,7 +214,8 @@ class Engine:
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight, limit),
+             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight, limit,
+             " ".join(job.webhooks)),
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":
@@ -242,6 +245,14 @@ class Engine:
             NotFound: no such job in this endpoint.
         """
         return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else "", limit=limit))
+
+    async def event(self, endpoint: str, delivery: str, job: str) -> Job:
+        """The job as it was at its end, for the delivery of a webhook.
+
+        Raises:
+            NotFound: it is kept no longer.
+        """
+        return _job(job, await self._call(endpoint, "webhook_event", delivery))
 
     async def unwatch(self, endpoint: str, job: str) -> None:
         """Ends this process's interest in the job."""

@@ -43,6 +43,12 @@ def endpoints_of(tenant: str) -> str:
     return f"{ENDPOINTS}:{tenant}"
 
 
+def webhook_secrets(tenant: str) -> str:
+    """What a tenant's webhooks are signed with: see functions/secrets.lua. No worker's user can reach it, whatever its
+    endpoint is called: the keys behind that begin with `runlane:{`."""
+    return f"runlane:webhook-secrets:{{{tenant}}}"
+
+
 def gateway_channel(endpoint: str, process: str) -> str:
     """The channel on which a gateway process hears of jobs of this endpoint."""
     return f"{base(endpoint)}:gateway:{process}"

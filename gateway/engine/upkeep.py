@@ -19,6 +19,7 @@ from .batching import Batcher
 from .tasks import end
 
 WorkerGone = Callable[[str, str], Awaitable[None]]
+WebhooksDue = Callable[[str], object]
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_ROUNDS = 0.25
@@ -34,12 +35,16 @@ SECONDS_BETWEEN_WARNINGS = 10.0
 class Upkeep:
     """The background task of a gateway process."""
 
-    def __init__(self, store: Store, batcher: Batcher, process: str, worker_gone: WorkerGone) -> None:
-        """`worker_gone` is called with endpoint and worker when a worker has been silent for too long."""
+    def __init__(
+        self, store: Store, batcher: Batcher, process: str, worker_gone: WorkerGone, webhooks_due: WebhooksDue
+    ) -> None:
+        """`worker_gone` is called with endpoint and worker when a worker has been silent for too long, `webhooks_due`
+        with an endpoint as often as some are seen to be due."""
         self._store = store
         self._batcher = batcher
         self._process = process
         self._worker_gone = worker_gone
+        self._webhooks_due = webhooks_due
         self._quiet_until = 0.0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -87,8 +92,10 @@ class Upkeep:
         while more:
             settle = round(SECONDS_TO_SETTLE * 1000)
             done = await self._batcher.call(keys.base(endpoint), "upkeep", MOST_PER_CALL, settle)
-            recovered, timed_out, *_, gone = done
+            recovered, timed_out, _, _, gone, webhooks = done
             more = max(*done[:4], len(gone)) >= MOST_PER_CALL
+            if webhooks:
+                self._webhooks_due(endpoint)
             for worker in gone:
                 await self._worker_gone(endpoint, worker.decode())
             if recovered or timed_out:

@@ -114,10 +114,13 @@ class Driver:
     def submission(
         self, id: str, *, input: str = "{}", queue: str = "normal", timeout: int = 0, ttl: int = DAY_MS,
         retention: int = RETENTION_MS, request: str = "", watcher: str = "", key: str = "", fingerprint: str = "",
-        share: str = "", weight: int = 1, limit: str = "",
+        share: str = "", weight: int = 1, limit: str = "", webhooks: str = "",
     ) -> tuple[str | int, ...]:  # fmt: skip
         """The arguments of `submit` for one job."""
-        return (id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, limit)
+        return (
+            id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, limit,
+            webhooks,
+        )  # fmt: skip
 
     async def submit(self, id: str | None = None, **options: Any) -> str:
         """Submits one new job and returns its id."""
@@ -189,7 +192,7 @@ class Driver:
 
     async def upkeep(self, most: int = 100, settle: int = 0) -> dict[str, Any]:
         """One round: numbers of what was done, and the workers forgotten."""
-        names = ("leases", "timeouts", "delayed", "forgotten", "workers")
+        names = ("leases", "timeouts", "delayed", "forgotten", "workers", "webhooks")
         return dict(zip(names, await self.call("upkeep", most, settle), strict=True))
 
     async def keys(self) -> set[str]:

@@ -90,6 +90,8 @@ class Job:
     chunks: list[tuple[int, str]] = field(default_factory=list)
     written: int = 0
     mark: int = 0
+    hooked: bool = False
+    ends: int = 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -108,6 +110,7 @@ class Machine(RuleBasedStateMachine):
         self.versions = itertools.count(1)
         self.counts = dict.fromkeys(("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "retried"), 0)
         self.ids = itertools.count(1)
+        self.deliveries: set[str] = set()
 
     def call(self, function: str, *arguments: str | int) -> Any:
         return text(self.client.fcall(f"{CLOCKED}_{function}", 1, self.base, *arguments))
@@ -162,6 +165,12 @@ class Machine(RuleBasedStateMachine):
         job.state, job.place, job.result = state, "none", result
         job.forgotten_at = self.now + RETENTION_MS
         self.counts[state] += 1
+        self.announce(job)
+
+    def announce(self, job: Job) -> None:
+        if job.hooked:
+            job.ends += 1
+            self.deliveries.add(f"msg_{job.id}_{job.ends}")
 
     def lose(self, job: Job, reason: str) -> None:
         if job.tries >= self.attempts:
@@ -181,6 +190,8 @@ class Machine(RuleBasedStateMachine):
 
     def forget(self, job: Job) -> None:
         self.detach(job)
+        if job.state not in FINAL:
+            self.announce(job)
         del self.jobs[job.id]
         self.gone.add(job.id)
 
@@ -226,13 +237,14 @@ class Machine(RuleBasedStateMachine):
     def submit(self, data: st.DataObject) -> None:
         low, count = data.draw(st.booleans(), label="low"), data.draw(st.integers(1, 4), label="count")
         share = data.draw(st.sampled_from(sorted(WEIGHTS)), label="share")
+        hooked = data.draw(st.booleans(), label="hooked")
         arguments: list[str | int] = []
         for _ in range(count):
-            job = Job(f"j{next(self.ids)}", low, share if self.fair else "", self.now + TTL_MS)
+            job = Job(f"j{next(self.ids)}", low, share if self.fair else "", self.now + TTL_MS, hooked=hooked)
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
             arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
-            arguments += [share, WEIGHTS[share], ""]
+            arguments += [share, WEIGHTS[share], "", "https://example.com/" if hooked else ""]
         assert self.call("submit", *arguments) == ["NEW"] * count
 
     def switch_fairness(self, data: st.DataObject) -> None:
@@ -498,6 +510,8 @@ class Machine(RuleBasedStateMachine):
         for key, ms in lifetimes.items():
             assert ms > 0 or key in self.lasting() | self.of_lines(), f"{key} expires or is known"
         assert not {f"job:{id}" for id in self.gone} & lifetimes.keys()
+        kept = {key for key in lifetimes if key.startswith(("webhook:", "event:"))}
+        assert kept == {f"{kind}:{id}" for kind in ("webhook", "event") for id in self.deliveries}, "each end is told"
 
     def check_jobs(self, found: dict[str, Any]) -> None:
         for job in self.jobs.values():
@@ -567,7 +581,10 @@ class Machine(RuleBasedStateMachine):
         assert [self.raw("XLEN", f"queue:{queue}") for queue in QUEUES] == [0] * 4
         self.raw("INCRBY", "clock", TTL_MS)
         self.call("upkeep", 1000, 0)
-        assert self.keys() == self.lasting() - {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
+        told = ("webhook", "event:", "deliveries")
+        assert {key for key in self.keys() if not key.startswith(told)} == self.lasting() - {
+            "lifetimes", "timeouts", "delayed", "workers", "waiting",
+        }  # fmt: skip
         self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))
 
 

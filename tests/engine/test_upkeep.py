@@ -61,7 +61,13 @@ async def gone() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def make(own_store: Store, gone: list[tuple[str, str]]) -> AsyncIterator[Make]:
+async def due() -> list[str]:
+    """The endpoints of which upkeep has said that they have webhooks to deliver."""
+    return []
+
+
+@pytest.fixture
+async def make(own_store: Store, gone: list[tuple[str, str]], due: list[str]) -> AsyncIterator[Make]:
     """Makes the upkeep of one gateway process; all are stopped in the end."""
     made = []
 
@@ -72,7 +78,7 @@ async def make(own_store: Store, gone: list[tuple[str, str]]) -> AsyncIterator[M
     batcher = Batcher(own_store)
 
     def make(process: str) -> Upkeep:
-        made.append(Upkeep(own_store, batcher, process, note))
+        made.append(Upkeep(own_store, batcher, process, note, due.append))
         return made[-1]
 
     yield make
@@ -115,6 +121,16 @@ async def let_settle(instance: Upkeep, clock: Clock, *drivers: Driver) -> None:
         for driver in drivers:
             await driver.pass_time(1000)
         await instance.round()
+
+
+async def test_says_which_endpoints_have_webhooks_to_deliver(make: Make, own_driver: Driver, due: list[str]) -> None:
+    instance = make("p")
+    await own_driver.finish(await own_driver.begin())
+    await instance.round()
+    assert due == []
+    await own_driver.finish(await own_driver.begin(webhooks="https://example.com/"))
+    await instance.round()
+    assert due == [own_driver.endpoint]
 
 
 async def test_a_round_does_all_that_is_due(
@@ -341,7 +357,7 @@ async def test_stop_ends_the_rounds_even_when_the_client_swallows_the_cancellati
                 await asyncio.sleep(SECONDS)
             return False
 
-    instance = Upkeep(cast(Any, None), cast(Any, Swallowing()), "p", cast(Any, None))
+    instance = Upkeep(cast(Any, None), cast(Any, Swallowing()), "p", cast(Any, None), cast(Any, None))
     instance.start()
     await asked.wait()
 

@@ -7,6 +7,8 @@ A history is what clients and handlers have seen, from outside. `check` finds ev
 3. The chunks that a reader has got are a prefix, without gaps, of what the committed attempt wrote.
 4. No job starts more often than the limit allows, and no attempt twice.
 5. Nothing is left behind in the store.
+
+What receivers of webhooks are told is the final state, under one id.
 """
 
 import json
@@ -24,7 +26,9 @@ from .record import parse_chunk
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 QUEUES = ("normal:again", "normal", "low:again", "low")
 PERMANENT = ("settings", "counts", "lifetimes", "workers", "waiting", *(f"queue:{queue}" for queue in QUEUES))
-EXPIRING = ("job", "chunks", "worker", "stopped", "idempotency")
+EXPIRING = (
+    "job", "chunks", "worker", "stopped", "idempotency", "limit", "webhook", "event", "webhooks", "deliveries", "ended",
+)  # fmt: skip
 
 Chunk = tuple[int, int]
 """The attempt that wrote it and its number in it."""
@@ -97,13 +101,23 @@ class Delivered:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A receiver was told the job's end by a webhook with this id; `value` is output or error."""
+
+    job: str
+    id: str
+    state: str
+    value: Any = None
+
+
+@dataclass(frozen=True)
 class Failed:
     """A client got an answer, or none, that it should not have got."""
 
     what: str
 
 
-Event = Submitted | Acknowledged | Started | Wrote | Returned | Seen | Delivered | Failed
+Event = Submitted | Acknowledged | Started | Wrote | Returned | Seen | Delivered | Told | Failed
 _OF_HANDLERS = {"started": Started, "wrote": Wrote, "returned": Returned}
 
 
@@ -200,8 +214,9 @@ class _Job:
         self.returned: set[int] = set()
         self.seen: list[Seen] = []
         self.delivered: list[Delivered] = []
+        self.told: list[Told] = []
 
-    def add(self, event: Started | Wrote | Returned | Seen | Delivered) -> None:
+    def add(self, event: Started | Wrote | Returned | Seen | Delivered | Told) -> None:
         match event:
             case Started():
                 self.started[event.attempt] += 1
@@ -213,12 +228,15 @@ class _Job:
                 self.seen.append(event)
             case Delivered():
                 self.delivered.append(event)
+            case Told():
+                self.told.append(event)
 
     def violations(self, limit: int) -> Iterator[str]:
         yield from self._wrong_states()
         yield from self._wrong_result()
         yield from self._wrong_chunks()
         yield from self._wrong_starts(limit)
+        yield from self._wrong_webhooks()
 
     @property
     def _end(self) -> Seen | None:
@@ -272,6 +290,14 @@ class _Job:
             yield f"{who} has chunks that attempt {attempt} never wrote"
         elif whole and attempt in self.returned and len(numbers) < len(self.wrote[attempt]):
             yield f"{who} has {len(numbers)} of {len(self.wrote[attempt])} chunks of attempt {attempt}"
+
+    def _wrong_webhooks(self) -> Iterator[str]:
+        end = self._end
+        for told in self.told:
+            if end is not None and (told.state, told.value) != (end.state, end.value):
+                yield f"a receiver was told {told.state} {_short(told.value)} of {end.state} {_short(end.value)}"
+        if len({told.id for told in self.told}) > 1:
+            yield f"a receiver was told under several ids: {sorted({told.id for told in self.told})}"
 
     def _wrong_starts(self, limit: int) -> Iterator[str]:
         if len(self.started) > limit:

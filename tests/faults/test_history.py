@@ -19,6 +19,7 @@ from .history import (
     Seen,
     Started,
     Submitted,
+    Told,
     Wrote,
     check,
     leftovers,
@@ -111,6 +112,17 @@ def test_too_many_attempts() -> None:
 
 def test_an_attempt_that_started_twice() -> None:
     assert "attempt 2 started 2 times" in found(Started("j", 2))
+
+
+@pytest.mark.parametrize("end", [Told("j", "m", "FAILED", "x"), Told("j", "m", "COMPLETED", ["2:1:"])])
+def test_a_webhook_that_tells_another_end(end: Told) -> None:
+    assert "a receiver was told" in found(end)
+
+
+def test_webhooks_with_different_ids() -> None:
+    first = Told("j", "m", "COMPLETED", OUTPUT)
+    assert found(first, first) == ""
+    assert "several ids: ['m', 'n']" in found(first, Told("j", "n", "COMPLETED", OUTPUT))
 
 
 def test_an_answer_that_no_client_should_get() -> None:

@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -8,6 +9,10 @@ import redis
 from ..stores import Server, valkey
 from .clients import API_KEY, Target, Worker, bearer
 from .processes import Gateway
+from .receiver import Receiver
+
+NOBODY = urlsplit("http://127.0.0.1:9/")
+"""Where webhooks may go, in vain."""
 
 STORE_PASSWORD = "the-main-password-of-the-store"
 SMALL_LIMIT = 1000
@@ -36,7 +41,7 @@ def gateway(backing: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A gateway without limits, which the tests share; they keep apart by their endpoints."""
     gateway = Gateway(
         tmp_path_factory.mktemp("gateway"), backing.url, api_keys=f"{API_KEY},rl-other-key",
-        rate_limits="off", failed_logins="0", audit_log="off",
+        rate_limits="off", failed_logins="0", audit_log="off", outbound_allow=NOBODY.netloc,
     )  # fmt: skip
     yield gateway
     gateway.stop()
@@ -65,6 +70,15 @@ def client_of(gateway: Gateway, key: str = API_KEY) -> httpx.AsyncClient:
     """A client with this key."""
     limits = httpx.Limits(max_connections=200)
     return httpx.AsyncClient(base_url=gateway.url, headers=bearer(key), timeout=30, limits=limits, verify=False)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver of webhooks, to which gateways may send only if they are told so."""
+    receiver = Receiver()
+    await receiver.start()
+    yield receiver
+    await receiver.stop()
 
 
 Make = Callable[..., Awaitable[Target]]

@@ -132,6 +132,19 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def owns_port(pid: int, port: int) -> bool:
+    """Whether the process has a connection from this port of loopback: proc(5), /proc/net/tcp."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    inodes = {line.split()[9] for line in lines if line.split()[1].endswith(f":{port:04X}")}
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if str(descriptor.readlink())[8:-1] in inodes:
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs."""
     try:

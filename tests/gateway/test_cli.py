@@ -18,11 +18,11 @@ NOBODY = "http://127.0.0.1:1"
 
 @pytest.fixture
 def command(gateway: Gateway) -> Command:
-    """Runs `runlane endpoint …` against the shared gateway."""
+    """Runs `runlane endpoint …`, or another group's command, against the shared gateway."""
 
-    def call(*arguments: str, url: str = gateway.url, key: str = API_KEY) -> Result:
+    def call(*arguments: str, url: str = gateway.url, key: str = API_KEY, group: str = "endpoint") -> Result:
         environment = {"RUNLANE_URL": url, "RUNLANE_API_KEY": key}
-        return CliRunner().invoke(main, ["endpoint", *arguments], env=environment, catch_exceptions=False)
+        return CliRunner().invoke(main, [group, *arguments], env=environment, catch_exceptions=False)
 
     return call
 
@@ -105,9 +105,23 @@ def test_a_gateway_that_is_not_there(command: Command, url: str) -> None:
     check_failed(result, "--url")
 
 
+def test_webhook_secrets(command: Command) -> None:
+    command("rotate", "--overlap", "0s", group="webhook-secret")
+    (old,) = json.loads(command("list", "--json", group="webhook-secret").stdout)["secrets"]
+    assert command("list", group="webhook-secret").stdout == f"{old['id']}  {old['secret']}  in force\n"
+
+    rotated = command("rotate", "--overlap", "1h", group="webhook-secret").stdout.splitlines()
+
+    assert [line.split()[2] for line in rotated] == ["in", "until"]
+    assert rotated[0].split()[1].startswith("whsec_")
+    assert rotated[1].startswith(f"{old['id']}  {old['secret']}  until 20")
+    check_failed(command("rotate", "--overlap", "999d", group="webhook-secret"), "overlapSeconds")
+    check_failed(command("list", group="webhook-secret", key="wrong"), "RUNLANE_API_KEY")
+
+
 def test_the_commands() -> None:
     result = CliRunner().invoke(main, ["-h"])
-    for name in ("demo", "dev", "endpoint", "serve", "settings", "worker"):
+    for name in ("demo", "dev", "endpoint", "serve", "settings", "webhook-secret", "worker"):
         assert f"\n  {name} " in result.stdout
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("runlane, version ")
 

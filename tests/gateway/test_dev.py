@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from gateway.embedded import EmbeddedStore
 from gateway.errors import StartupError
 
 from .processes import Dev, alive, descendants, run
+from .receiver import Receiver
 from .waiting import eventually_true
 
 HANDLER = """
@@ -85,6 +87,13 @@ def test_it_takes_jobs_when_it_says_so(start: Start) -> None:
     dev.send(signal.SIGTERM)
     assert dev.wait() == 0
     nothing_is_left(pids)
+
+
+async def test_webhooks_may_go_to_this_machine(start: Start, receiver: Receiver) -> None:
+    url = await asyncio.to_thread(start().ready)
+    id = (await asyncio.to_thread(post, f"{url}/run", {"input": 1, "webhook": receiver.url("/hook")}))["id"]
+    (received,) = await receiver.wait_for(1)
+    assert (received.path, json.loads(received.body)["id"]) == ("/hook", id)
 
 
 def test_ctrl_c_drains_and_leaves_nothing(start: Start, tmp_path: Path) -> None:

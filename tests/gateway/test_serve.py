@@ -72,6 +72,10 @@ def test_with_a_worker_key_of_no_endpoint(backing: Server) -> None:
     refused("--redis", backing.url, api_keys="k", worker_keys="x", says=("ENDPOINT:KEY",))
 
 
+def test_with_an_address_that_webhooks_cannot_go_to(backing: Server) -> None:
+    refused("--redis", backing.url, api_keys="k", outbound_allow="10.0.0.0/99", says=("RUNLANE_OUTBOUND_ALLOW",))
+
+
 @pytest.mark.parametrize(
     "url",
     ["redis://:secret@{}", "redis+cluster://:secret@{}", "rediss://:secret@{}"],

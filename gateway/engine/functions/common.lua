@@ -41,6 +41,13 @@
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
 --   :limit:<name>      string  how much of a limit is used: see limits.lua; expires
+--   :webhooks          zset    receivers that deliveries wait for, by the time at which the first of these is due, and ''
+--                              for the log (see webhooks.lua); expires
+--   :webhooks:<origin> zset    deliveries that wait for a receiver, by the time at which they are due; expires
+--   :webhook:<id>      hash    a delivery; expires
+--   :event:<id>        hash    a job as it was at its end, for a delivery; expires
+--   :deliveries        zset    all deliveries, by the time at which they were scheduled; expires
+--   :ended             zset    those that were delivered or have failed, by the time of that; expires
 -- The channels
 --   :gateway:<process> to one gateway process, about jobs that it watches, and to the workers whose polls it holds: JSON
 --                      header, newline, payload
@@ -207,9 +214,12 @@ local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
 
 -- What `finalize` and `requeue` need to know of a job.
 local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created', 'started', 'timeout', 'retention',
-  'watchers', 'chunks', 'place', 'share'}
+  'watchers', 'chunks', 'place', 'share', 'webhooks', 'deliveries'}
 
 local function load_held(base, id) return load(job_key(base, id), unpack(HELD)) end
+
+-- Makes the deliveries of a job that has just ended: see webhooks.lua.
+local announce
 
 -- The one way into a final state. `field` ('output', 'error' or nil) gets `value`; `committed` is the attempt whose
 -- result this is, if any.
@@ -224,6 +234,7 @@ local function finalize(base, id, job, state, field, value, at, committed)
   redis.call('HDEL', key, unpack(over))
   keep_until(base, id, at + job.retention, job.chunks)
   redis.call('HINCRBY', base .. ':counts', state, 1)
+  if job.webhooks then announce(base, id, job, at) end
   if not job.watchers then return end
   local fits = not field or #value <= PAYLOAD_IN_WAKEUP
   wake(base, job.watchers, {

@@ -46,6 +46,7 @@ local function remove(keys, args)
   local ids = redis.call('ZRANGE', base .. ':lifetimes', 0, most - 1)
   for _, id in ipairs(ids) do forget(base, id, at) end
   if #ids == most then return 0 end
+  if not forget_deliveries(base, most) then return 0 end
   for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', 0, -1)) do leave(keys, {worker}) end
   for _, queue in ipairs(QUEUES) do
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do

@@ -13,18 +13,19 @@ local function count_waiting(base, limit, lines)
   return exact
 end
 
-local ARGUMENTS = 13  -- of `submit`, for each job
+local ARGUMENTS = 14  -- of `submit`, for each job
 
--- submit: thirteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- submit: fourteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body, share (whose job it is, or ''), weight of the share (1 to 1000), limit of the request (see limits.lua) or ''.
--- Share and weight count on fair endpoints.
+-- body, share (whose job it is, or ''), weight of the share (1 to 1000), limit of the request (see limits.lua) or '',
+-- addresses of its webhooks, separated by spaces, or '' for the endpoint's. Share and weight count on fair endpoints.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'FULL', most jobs that may
 -- wait} or what `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued',
+    'webhook')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
   local is_fair = settings.lines == 'last'
   for i = 1, #args, ARGUMENTS do
@@ -73,6 +74,8 @@ local function submit(keys, args)
         retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
+      local webhooks = args[i + 13] ~= '' and args[i + 13] or settings.webhook or ''
+      if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
       if is_fair then
         fair.join(base, queue, id, number, args[i + 10], args[i + 11])
       else

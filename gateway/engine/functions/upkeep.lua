@@ -1,5 +1,12 @@
 -- What time does, though nobody asks for it.
 
+-- A job that is gone has no final state, but whoever hears of it by a webhook alone would wait for ever.
+local function tell_gone(base, id, job, at)
+  redis.call('HSET', job_key(base, id), 'state', 'TIMED_OUT', 'finished', at, 'error',
+    'the job had not ended when its time to live was over')
+  announce(base, id, job, at)
+end
+
 -- Time over for a job: it is gone, whatever its state.
 local function forget(base, id, at)
   local job = load_held(base, id)
@@ -7,6 +14,7 @@ local function forget(base, id, at)
     stop_worker(base, id, job, 'GONE')
     detach(base, id, job)
     wake(base, job.watchers, {kind = 'gone', job = id})
+    if job.webhooks then tell_gone(base, id, job, at) end
   end
   redis.call('UNLINK', job_key(base, id), chunks_key(base, id))
   redis.call('ZREM', base .. ':lifetimes', id)
@@ -58,10 +66,11 @@ end
 -- (0: none). When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not
 -- to be reached, or that all gateways were gone: they get that time before leases are taken from them, or they are
 -- forgotten with all that they hold.
--- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten}.
+-- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten, receivers
+-- for which webhooks are due, the log among them}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
-  if not exists(base) then return {0, 0, 0, 0, {}} end
+  if not exists(base) then return {0, 0, 0, 0, {}, 0} end
   local function due(name)
     return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
   end
@@ -90,7 +99,7 @@ local function upkeep(keys, args)
     for _, worker in ipairs(forget_workers(base, most, at)) do gone[#gone + 1] = worker end
   end
   hand_over(base, at)
-  return {recovered, #late, #ready, #over, gone}
+  return {recovered, #late, #ready, #over, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}
 end
 
 -- turn: KEYS[1] is a key of its own; gateway process, ms. Whether it is this process that does upkeep for that long.

@@ -65,7 +65,7 @@ async def test_the_worker_gets_the_input_byte_for_byte(target: Target, worker: W
 
 
 async def test_the_worker_gets_the_other_fields(target: Target, worker: Worker) -> None:
-    fields = {"webhook": "https://example.com/é", "webhookV2": "x", "policy": {"lowPriority": False},
+    fields = {"webhook": "http://127.0.0.1:9/é", "webhookV2": None, "policy": {"lowPriority": False},
               "s3Config": {"accessId": "a", "n": 1.5}, "mine": [None]}  # fmt: skip
     await target.run(1, **fields)
     (job,) = worker.take()
@@ -366,7 +366,7 @@ async def test_cancel_needs_no_body_and_ignores_one(target: Target) -> None:
 
 
 async def test_retry_of_a_failed_job(target: Target, worker: Worker) -> None:
-    id = await target.run({"n": 1}, webhook="https://example.com")
+    id = await target.run({"n": 1}, webhook="http://127.0.0.1:9/")
     (first,) = worker.take()
     worker.emit(first, 1, b'"old chunk"')
     worker.fail(first)
@@ -438,7 +438,7 @@ async def test_purge_of_an_empty_queue(target: Target) -> None:
 
 
 async def test_purge_of_more_than_a_step(target: Target, admin: "redis.Redis") -> None:
-    jobs = [(f"job-{i}", "1", "normal", 0, DAY_MS, MINUTE_MS, "", "", "", "", "", 1, "") for i in range(1200)]
+    jobs = [(f"job-{i}", "1", "normal", 0, DAY_MS, MINUTE_MS, "", "", "", "", "", 1, "", "") for i in range(1200)]
     admin.fcall(f"{LIBRARY}_submit", 1, target.base, *itertools.chain(*jobs))
     assert (await target.post("/purge-queue")).json()["removed"] == 1200
     assert (await target.health())["jobs"]["inQueue"] == 0

@@ -99,7 +99,13 @@ async def parked(target: Target, workers: int = 1) -> None:
 
 class TestTaking:
     async def test_a_job_has_what_the_request_had(self, pod: RunPodWorker) -> None:
-        fields = {"webhook": "http://x/", "policy": {"ttl": 60_000}, "s3Config": {"a": 1}, "id": "mine", "attempt": 9}
+        fields = {
+            "webhook": "http://127.0.0.1:9/",
+            "policy": {"ttl": 60_000},
+            "s3Config": {"a": 1},
+            "id": "mine",
+            "attempt": 9,
+        }
         id = await pod.target.run({"a": [1, "é"]}, **fields)
         assert await pod.take() == {**fields, "id": id, "attempt": 1, "retries": 0, "input": {"a": [1, "é"]}}
 
@@ -152,11 +158,11 @@ class TestTaking:
         assert (await pod.get("job-take-batch", batch_size=2, job_in_progress=1, wait=1)).status_code == 204
 
     async def test_for_our_sdk_gives_the_bytes_as_they_came(self, pod: RunPodWorker) -> None:
-        body = '{"input": {"a" : 1.50, "b":"é"},  "webhook":"x"}'.encode()
+        body = '{"input": {"a" : 1.50, "b":"é"},  "mine":"x"}'.encode()
         id = (await pod.target.post("/run", body)).json()["id"]
         response = await pod.get("job-take-batch", RAW, batch_size=4, wait=1000)
         assert response.headers["content-type"] == "application/x-runlane-jobs"
-        request, given = b'{"webhook":"x"}', '{"a" : 1.50, "b":"é"}'.encode()
+        request, given = b'{"mine":"x"}', '{"a" : 1.50, "b":"é"}'.encode()
         assert response.content == f"{id} 1 {len(request)} {len(given)}\n".encode() + request + given
 
     @pytest.mark.parametrize(
