@@ -1,7 +1,6 @@
 """The command line."""
 
 import json
-import logging
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ import httpx
 
 import handler_sdk
 
+from . import logs
 from . import settings as settings_
 from .environment import forget
 from .errors import StartupError
@@ -64,7 +64,7 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
     """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
     from .dev import Development
 
-    _log("info")
+    logs.configure("info")
     name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
     Development(handler, name, port, workers, data).run(reload)
 
@@ -76,6 +76,8 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
 @click.option("--processes", type=int, help="Gateway processes.  [default: 1]")
 @click.option("--endpoint", "endpoints", multiple=True, help="Create this endpoint unless it exists; repeatable.")
 @click.option("--insecure", is_flag=True, default=None, help="Serve without keys.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate and its chain; serves https.")
+@click.option("--tls-key", metavar="FILE", help="The certificate's key.")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with settings.")
 @_says_errors
 def serve(config: Path | None, **given: Any) -> None:
@@ -84,7 +86,7 @@ def serve(config: Path | None, **given: Any) -> None:
 
     values = settings_.load(os.environ, config, **given)
     forget(settings_.KEY_VARIABLES)
-    _log(values.log_level)
+    logs.configure(values.log_level)
     serve_(values)
 
 
@@ -367,11 +369,12 @@ def _call(
     body: dict[str, Any] | None = None,
     hints: Mapping[int, str] = _HINTS,
 ) -> Any:
+    shown = logs.without_secrets(url)
     headers = {b"Authorization": f"Bearer {key}".encode()} if key else {}
     try:
         response = httpx.request(method, f"{url.rstrip('/')}{path}", json=body, headers=headers, timeout=30)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartupError(f"cannot reach the gateway at {url}: {error}; check --url or RUNLANE_URL") from None
+        raise StartupError(f"cannot reach the gateway at {shown}: {error}; check --url or RUNLANE_URL") from None
     if response.is_error:
         try:
             message = response.json()["error"]
@@ -381,9 +384,4 @@ def _call(
     try:
         return response.json() if response.content else None
     except ValueError:
-        raise StartupError(f"{url} does not answer as a gateway does; check --url or RUNLANE_URL") from None
-
-
-def _log(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+        raise StartupError(f"{shown} does not answer as a gateway does; check --url or RUNLANE_URL") from None

@@ -9,10 +9,12 @@
     │   ├── Forbidden           403  a key that is not good for this
     │   ├── NotFound            404  no such endpoint, job or path
     │   ├── MethodNotAllowed    405
-    │   ├── RequestTimeout      408  the body came too slowly
+    │   ├── RequestTimeout      408  the headers or the body came too slowly
     │   ├── Conflict            409  the job or endpoint is in another state than the request needs
     │   ├── TooLarge            413
-    │   └── TooManyRequests     429  come back later
+    │   ├── UrlTooLong          414
+    │   ├── TooManyRequests     429  come back later
+    │   └── HeadersTooLarge     431
     ├── Unavailable             503  the store cannot be reached or cannot take more
     └── DeadlineExceeded        504  the job did not end in the time that its client waits
 StartupError                    the operator's settings or surroundings are not usable; ends the process
@@ -86,7 +88,7 @@ class MethodNotAllowed(ClientError):
 
 
 class RequestTimeout(ClientError):
-    """The body did not arrive in time."""
+    """The headers or the body did not arrive in time."""
 
     status = 408
 
@@ -103,6 +105,12 @@ class TooLarge(ClientError):
     status = 413
 
 
+class UrlTooLong(ClientError):
+    """The URL is over the server's limit."""
+
+    status = 414
+
+
 class TooManyRequests(ClientError):
     """The client is to pause before it comes again."""
 
@@ -114,6 +122,12 @@ class TooManyRequests(ClientError):
         if limit is not None:
             headers |= {"RateLimit-Limit": str(limit), "RateLimit-Remaining": "0", "RateLimit-Reset": str(seconds)}
         super().__init__(message, headers)
+
+
+class HeadersTooLarge(ClientError):
+    """The headers are too many, or over the server's limit."""
+
+    status = 431
 
 
 class Unavailable(Error):

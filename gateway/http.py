@@ -32,6 +32,10 @@ CONNECTION = "runlane.connection"
 """The key in the scope under which our server puts the `Connection` that a request came over."""
 
 
+REQUEST_ID = "runlane.request_id"
+"""The key in the scope under which our server puts the request's id, which is the answer's `X-Request-ID`."""
+
+
 class Counter(Protocol):
     """Requests of one kind, of which there may be so many."""
 
@@ -270,12 +274,16 @@ def error_of(exception: Exception, scope: Scope) -> Error:
     """What the client is told of an exception. Those that are nobody's answer to a request are logged."""
     if isinstance(exception, Error):
         return exception
-    request = f"{scope['method']} {scope['path']}"
     if isinstance(exception, (*OUTAGES, RedisError)):
-        logger.error("the store refused %s", request, exc_info=exception)
+        logger.error("the store refused %s", shown(scope), exc_info=exception)
         return Unavailable(f"the queue store could not serve this: {type(exception).__name__}")
-    logger.error("%s failed", request, exc_info=exception)
+    logger.error("%s failed", shown(scope), exc_info=exception)
     return Error("internal error; see the gateway's log")
+
+
+def shown(scope: Scope) -> str:
+    """A request as logs name it: with its path as the client sent it, which has no line break, and its id."""
+    return f"{scope['method']} {scope['raw_path'].decode('latin-1')} (request {scope.get(REQUEST_ID, 'without id')})"
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

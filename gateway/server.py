@@ -10,13 +10,18 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+import weakref
+from collections.abc import Iterator
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
+from . import logs
 from .access.access import configured_keys
 from .access.addresses import Addresses
 from .access.audit import Audit
@@ -25,169 +30,128 @@ from .access.limits import limits_of
 from .access.stored_keys import StoredKeys
 from .addresses import Guard
 from .app import App
+from .browsers import check_origins, for_browsers
 from .children import die_with
 from .engine.batching import Batcher
 from .engine.endpoints import ID
 from .engine.keys import id_of, tenant_of
 from .errors import StartupError
-from .http import CONNECTION
+from .exchange import Defaults
+from .protocol import Configuration, Protocol, State
 from .settings import Settings
 from .store import open_store
+from .tls import Certificate, open_certificate
 
 SECONDS_TO_DRAIN = 30
-
-# Of Linux' <linux/tcp.h>: states, and `struct tcp_info`, which begins with eight bytes and five numbers of 32 bits.
-TCP_ESTABLISHED = 1
-TCP_CLOSE = 7
 
 # Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
 SO_ATTACH_FILTER = 26
 BPF_RET = 0x06
 
-FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
-"""Headers that say that the client is a proxy."""
+SECONDS_TO_SHAKE_HANDS = 1.0
+"""What is left of TLS handshakes when the server ends."""
 
-SECONDS_TO_READ = 0.25
-"""A reset that comes later says nothing of whether an answer was read."""
+SECONDS_TO_SAY_GOODBYE = 2.0
+"""A client of TLS is waited for so long to confirm the end; idle ones seldom do."""
 
-SECONDS_FOR_LAST_REQUESTS = 0.2
-"""What a client had sent when the server began to end is answered if it arrives within so long."""
+TICKS_BETWEEN_SWEEPS = 10
+TICKS_BETWEEN_LOOKS = 20
+"""A tick of uvicorn is 0.1 s."""
 
-
-MOST_GATHERED = 65536
-"""Bytes; to copy more than that takes longer than to send it by itself."""
-
-
-class _Gathering:
-    """A transport that sends what is written in one turn of the event loop together. uvicorn writes an answer's headers
-    and its body each by itself: a system call more for us, and a wake-up more for the client."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._gathered = b""
-
-    def write(self, data: bytes) -> None:
-        if len(self._gathered) + len(data) > MOST_GATHERED:
-            self._send()
-            self._transport.write(data)
-            return
-        if not self._gathered:
-            self._loop.call_soon(self._send)
-        self._gathered += data
-
-    def close(self) -> None:
-        self._send()
-        self._transport.close()
-
-    @property
-    def holds_data(self) -> bool:
-        return bool(self._gathered) or self._transport.get_write_buffer_size() > 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def _send(self) -> None:
-        if self._gathered:
-            gathered, self._gathered = self._gathered, b""
-            if not self._transport.is_closing():  # the client has gone away
-                self._transport.write(gathered)
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, but a connection without a request under way is not cut off while one may be on its way: the client
-    could not know whether it was executed. And an answer that is not large leaves in one piece."""
-
-    _ending = False
-    _is_undelivered = False
-    _on_undelivered: Callable[[], None] | None = None
-    _answered_at = 0.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Of asyncio: a client is there."""
-        super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
-
-    def eof_received(self) -> None:
-        """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read."""
-        state, unacknowledged = self._tcp_info()
-        self._is_undelivered = state == TCP_CLOSE or unacknowledged > 0 or self._holds_data
-        super().eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio: the client is gone. A pipe breaks when it had closed before."""
-        undelivered = self._is_undelivered or self._holds_data or isinstance(exc, BrokenPipeError)
-        undelivered = undelivered or (isinstance(exc, ConnectionResetError) and self._reset_means_unread)
-        super().connection_lost(exc)
-        if undelivered and self._on_undelivered is not None:
-            self._on_undelivered()
-
-    def expect_reading(self, on_undelivered: Callable[[], None]) -> None:
-        """Of `Connection`. The client may have closed its end before the event loop comes to notice."""
-        if self._tcp_info()[0] == TCP_ESTABLISHED:
-            self._on_undelivered, self._answered_at = on_undelivered, self.loop.time()
-        else:
-            on_undelivered()
-
-    def abort(self) -> None:
-        """Of `Connection`."""
-        self.transport.abort()
-
-    @property
-    def _holds_data(self) -> bool:
-        return cast(_Gathering, self.transport).holds_data
-
-    @property
-    def _reset_means_unread(self) -> bool:
-        """A client that closes before it has read all resets the connection. Proxies reset it for less."""
-        is_proxy = FROM_A_PROXY & {name for name, _ in self.headers or ()}
-        return not is_proxy and self.loop.time() - self._answered_at < SECONDS_TO_READ
-
-    def _tcp_info(self) -> tuple[int, int]:
-        """The state of the connection, and the number of packets on their way to the client."""
-        if self.transport.is_closing():
-            return TCP_CLOSE, 0
-        try:
-            info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-            return info[0], int.from_bytes(info[24:28], sys.byteorder)
-        except (AttributeError, OSError):  # not Linux, or not TCP
-            return TCP_ESTABLISHED, 0
-
-    def shutdown(self) -> None:
-        """Of uvicorn: the server ends."""
-        self._ending = True
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-        self.loop.call_later(SECONDS_FOR_LAST_REQUESTS, super().shutdown)
-
-    def on_headers_complete(self) -> None:
-        """Of httptools: a request begins."""
-        super().on_headers_complete()
-        self._on_undelivered = None  # a client that asks again has read the last answer
-        cast(dict[str, Any], self.scope)[CONNECTION] = self
-        if self._ending:
-            self.cycle.keep_alive = False
+SECURITY_HEADERS = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cache-control", "no-store"),
+]
+UNDER_TLS = ("strict-transport-security", "max-age=31536000")
 
 
 class Server(uvicorn.Server):
     """uvicorn's, but connections that nobody has accepted yet are, before the listener is closed, which resets them."""
 
     shares_listeners = False
+    config: Configuration
+    server_state: State
+
+    def __init__(self, config: Configuration) -> None:
+        super().__init__(config)
+        self.server_state = State()
+        self._certificate: Certificate | None = None
+        self._made: weakref.WeakSet[Protocol] = weakref.WeakSet()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn: the server begins, over listeners that are there."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        settings = self.config.settings
+        self._certificate = open_certificate(settings.tls_cert, settings.tls_key)
+        await super().on_tick(0)
+        self._take_defaults()
+        loop = asyncio.get_running_loop()
+        if self._certificate and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, self._certificate.reload)
+        self.servers = [
+            await loop.create_server(
+                self._make_protocol, sock=listener, backlog=self.config.backlog, **self._tls(settings.header_seconds)
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Of uvicorn: every 0.1 s, until the server ends."""
+        ends = await super().on_tick(counter)
+        if counter % TICKS_BETWEEN_SWEEPS == 0:
+            self._take_defaults()
+            self.server_state.end_late(asyncio.get_running_loop().time())
+        if self._certificate and counter % TICKS_BETWEEN_LOOKS == 0:
+            self._certificate.reload()
+        return ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: the server ends."""
+        self.server_state.is_ending = True
         if not self.shares_listeners:
             for listener in sockets or ():
                 _let_nobody_in(listener)
         waiting = [connection for listener in sockets or () for connection in _waiting_at(listener)]
         for server in self.servers:
             server.close()
-        for connection in waiting:
-            with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
+        await asyncio.gather(*map(self._let_in, waiting))
+        await self._wait_for_handshakes()
         await super().shutdown(sockets)
 
     def _make_protocol(self) -> Protocol:
-        return Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        made = Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        if self._certificate:
+            self._made.add(made)
+        return made
+
+    def _take_defaults(self) -> None:
+        self.server_state.defaults = Defaults(self.server_state.default_headers)
+
+    def _tls(self, seconds: float) -> dict[str, Any]:
+        """How long a handshake may take, and the end."""
+        if self._certificate is None:
+            return {}
+        return {
+            "ssl": self._certificate.context,
+            "ssl_handshake_timeout": seconds,
+            "ssl_shutdown_timeout": SECONDS_TO_SAY_GOODBYE,
+        }
+
+    async def _let_in(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            await loop.connect_accepted_socket(self._make_protocol, connection, **self._tls(SECONDS_TO_SHAKE_HANDS))
+
+    async def _wait_for_handshakes(self) -> None:
+        """Only behind its handshake is a connection one of those that are told of the end."""
+        until = time.monotonic() + SECONDS_TO_SHAKE_HANDS
+        while any(made.transport is None for made in self._made) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class _Process(multiprocess.Process):
@@ -200,13 +164,14 @@ class _Process(multiprocess.Process):
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Of uvicorn: what the process does."""
         die_with(self._parent, signal.SIGTERM)
+        logs.configure(cast(Configuration, self.config).settings.log_level)
         super().target(sockets)
 
     @property
     def server(self) -> Server:
         """The server of the process."""
         if self._server is None:
-            self._server = Server(self.config)
+            self._server = Server(cast(Configuration, self.config))
             self._server.shares_listeners = True
         return cast(Server, self._server)
 
@@ -215,12 +180,23 @@ class _Processes(multiprocess.Multiprocess):
     """uvicorn's, but when it ends nobody can connect any more: as long as it kept the listener open, connections waited
     there for as long as the processes took to end, and were then reset."""
 
+    config: Configuration
+
     def terminate_all(self) -> None:
         """Of uvicorn: the end begins."""
         for listener in self.sockets:
             _let_nobody_in(listener)
             listener.close()
         super().terminate_all()
+
+    def handle_hup(self) -> None:
+        """Of uvicorn: a SIGHUP. Each process looks at the certificate; without one, they are replaced."""
+        if not self.config.settings.tls_cert:
+            super().handle_hup()
+            return
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(cast(int, process.pid), signal.SIGHUP)
 
 
 def _let_nobody_in(listener: socket.socket) -> None:
@@ -265,10 +241,11 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def configuration(app: object, settings: Settings, seconds_to_drain: int) -> uvicorn.Config:
+def configuration(app: object, settings: Settings, seconds_to_drain: int) -> Configuration:
     """How we run uvicorn. `app`: an ASGI app, or a function that makes one."""
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+    return Configuration(
+        app,
+        settings,
         factory=not isinstance(app, App),
         workers=settings.processes,
         loop="uvloop",
@@ -279,18 +256,18 @@ def configuration(app: object, settings: Settings, seconds_to_drain: int) -> uvi
         server_header=False,
         proxy_headers=False,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
-        timeout_keep_alive=75,
+        headers=[*SECURITY_HEADERS, UNDER_TLS] if settings.tls_cert else SECURITY_HEADERS,
         timeout_graceful_shutdown=seconds_to_drain,
     )
 
 
-def make_app(settings: Settings) -> App:
+def make_app(settings: Settings) -> ASGIApp:
     """The app for a process of its own. What is loaded by now stays, so the garbage collector need not look at it; and
     with its usual limits it runs for every few requests under way, and takes them for long-lived."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    return App(settings)
+    return for_browsers(App(settings), settings)
 
 
 def serve(settings: Settings) -> None:
@@ -301,7 +278,9 @@ def serve(settings: Settings) -> None:
     """
     check(settings)
     listener = listen(settings)
-    print(f"serving http://{settings.host}:{listener.getsockname()[1]}", flush=True)
+    print(
+        f"serving {'https' if settings.tls_cert else 'http'}://{settings.host}:{listener.getsockname()[1]}", flush=True
+    )
     factory = functools.partial(make_app, settings)
     config = configuration(factory, settings, SECONDS_TO_DRAIN)
     if settings.processes > 1:
@@ -325,6 +304,8 @@ def check(settings: Settings) -> None:
     is_open = settings.insecure or bool(configured_keys(settings))
     limits_of(settings.rate_limits)
     Audit(settings.audit_log, Addresses(settings.trusted_proxies))
+    open_certificate(settings.tls_cert, settings.tls_key)
+    check_origins(settings.cors_origins)
     Guard(settings.outbound_allow)
 
     async def try_store() -> None:

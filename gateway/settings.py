@@ -83,6 +83,10 @@ class Settings:
         "silence after which a stream of the OpenAI routes gets a comment; its status is decided before",
         least=0.1,
     )
+    header_seconds: float = _setting(
+        10.0, "time for the URL and headers of a request to arrive, and for a TLS handshake", least=0.1
+    )
+    header_limit: int = _setting(32_768, "largest URL and headers of a request together, in bytes", least=1024)
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
     poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
     trusted_proxies: tuple[str, ...] = _setting(
@@ -99,6 +103,12 @@ class Settings:
         "endpoint per 10 s, at once, and what each ready worker adds; 0 is no limit. Or off, for none at all",
     )
     audit_log: str = _setting("-", "where the audit log goes, as JSON lines: a file, - for standard error, or off")
+    head_requests: bool = _setting(False, "answer HEAD where a GET changes nothing")
+    cors_origins: tuple[str, ...] = _setting(
+        (), "origins whose web pages may call the gateway, such as https://app.example, or *; separated by commas"
+    )
+    tls_cert: str = _setting("", "file with the certificate and its chain, in PEM; serves https with tls_key")
+    tls_key: str = _setting("", "file with the certificate's key, in PEM, without a password")
     outbound_allow: tuple[str, ...] = _setting(
         (), "where requests to clients' URLs (webhooks) may go besides public addresses: networks, addresses or host "
         "names, each alone or with a port ([::1]:8080), separated by commas",

@@ -31,6 +31,7 @@ from redis.exceptions import (
 
 from .engine.tasks import end
 from .errors import StartupError
+from .logs import without_secrets
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 OUTAGES = (RedisConnectionError, RedisTimeoutError, ClusterDownError, RedisClusterException, OSError)
@@ -137,7 +138,8 @@ async def open_store(url: str) -> Store:
     Raises:
         StartupError: with one line that says what is wrong and what to do.
     """
-    shown = _without_password(url)
+    shown = without_secrets(url)
+    _check_quoting(url, shown)
     try:
         store = await asyncio.wait_for(_connect(url), SECONDS_TO_ANSWER)
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
@@ -162,7 +164,7 @@ async def open_store(url: str) -> Store:
 async def _connect(url: str) -> Store:
     scheme = urlsplit(url).scheme
     if scheme not in SCHEMES:
-        raise StartupError(f"{_without_password(url)!r} is not a store URL; it begins with one of {', '.join(SCHEMES)}")
+        raise StartupError(f"{without_secrets(url)!r} is not a store URL; it begins with one of {', '.join(SCHEMES)}")
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
@@ -245,5 +247,9 @@ async def _check_version(store: Store, shown: str) -> None:
         raise StartupError(f"the store at {shown} is {name} {version}; runlane needs Redis ≥ 7.2 or Valkey ≥ 8.0")
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", url)
+def _check_quoting(url: str, shown: str) -> None:
+    """A password with one of these characters would end up in the names of hosts, and in what is said of them. (A path
+    of a socket may have them, where there is no password.)"""
+    before = url.partition("://")[2].rpartition("@")[0]
+    if not before.startswith("/") and any(character in before for character in "/?#@"):
+        raise StartupError(f"{shown!r}: a password's / ? # @ are written as %2F %3F %23 %40 in a store URL")

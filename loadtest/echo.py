@@ -2,10 +2,9 @@
 
 import sys
 
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from gateway.server import configuration, listen
+from gateway.server import Server, configuration, listen
 from gateway.settings import Settings
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     settings = Settings(port=int(sys.argv[1]))
     config = configuration(make, settings, 1)
     config.lifespan = "off"
-    uvicorn.Server(config).run(sockets=[listen(settings)])
+    Server(config).run(sockets=[listen(settings)])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from ..errors import Error, StartupError
-from ..http import Answer, Call, Operation, Reply
+from ..http import REQUEST_ID, Answer, Call, Operation, Reply
 from .addresses import Addresses, counted_as
 from .keys import EVERYONE
 
@@ -84,6 +84,7 @@ class Audit:
             "address": self._addresses.of(call.scope),
             "method": call.method,
             "path": call.scope["path"][:200],
+            "request": call.scope.get(REQUEST_ID),
         }
         if call.key is not EVERYONE:
             about |= {"tenant": call.key.tenant, "key": call.key.id}

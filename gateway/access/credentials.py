@@ -48,7 +48,9 @@ class Credentials:
                 f"&{base}:*", *(f"+{command}" for command in COMMANDS),
             )  # fmt: skip
         except ResponseError as error:
-            logger.warning("the store makes no user for worker %s, which comes over HTTP instead: %s", worker, error)
+            # A store that does not know the command quotes its arguments, and with them the password.
+            reason = str(error).partition(", with args")[0]
+            logger.warning("the store makes no user for worker %s, which comes over HTTP instead: %s", worker, reason)
             return None
         return {"url": self._url_for(self._user(endpoint, worker), password), "cluster": self._store.clustered}
 

@@ -16,6 +16,7 @@ NOBODY = urlsplit("http://127.0.0.1:9/")
 
 STORE_PASSWORD = "the-main-password-of-the-store"
 SMALL_LIMIT = 1000
+SMALL_HEADER_LIMIT = 20_000
 BODY_SECONDS = 1
 
 
@@ -51,7 +52,8 @@ def small_gateway(backing: Server, tmp_path_factory: pytest.TempPathFactory) -> 
     """Another one over the same store, with little patience and small limits."""
     gateway = Gateway(
         tmp_path_factory.mktemp("small-gateway"), backing.url, api_keys=API_KEY, body_seconds=str(BODY_SECONDS),
-        run_limit=str(SMALL_LIMIT), runsync_limit=str(2 * SMALL_LIMIT), rate_limits="off", failed_logins="0",
+        run_limit=str(SMALL_LIMIT), runsync_limit=str(2 * SMALL_LIMIT), header_seconds="1",
+        header_limit=str(SMALL_HEADER_LIMIT), rate_limits="off", failed_logins="0",
     )  # fmt: skip
     yield gateway
     gateway.stop()

@@ -94,7 +94,7 @@ class Gateway(Process):
 
     def __init__(self, folder: Path, redis_url: str, *arguments: str, **settings: str) -> None:
         super().__init__(folder, "serve", "--port", "0", *arguments, redis_url=redis_url, **settings)
-        self.url = self.wait_for(r"^serving (http://\S+)$")
+        self.url = self.wait_for(r"^serving (https?://\S+)$")
         self.port = int(self.url.rpartition(":")[2])
         eventually_true(lambda: listens(self.port))
 

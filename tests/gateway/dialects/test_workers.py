@@ -71,7 +71,7 @@ async def test_a_strange_description_is_no_fault_of_the_gateway_s(target: Target
     assert response.status_code in (200, 400), response.text
 
 
-@pytest.mark.parametrize("id", ["", "-a", ".", "a b", "a/b", "a:b", "{}", "*", "é", "a\n", "a" * 64, "a" * 10_000])
+@pytest.mark.parametrize("id", ["", "-a", ".", "a b", "a/b", "a:b", "{}", "*", "é", "a\n", "a" * 64, "a" * 5_000])
 async def test_an_id_that_no_worker_can_have(target: Target, id: str) -> None:
     response = await register(target, {"id": id})
     assert response.status_code == (400 if id else 200), response.text
