@@ -234,9 +234,11 @@ class _Pipe:
         try:
             self._line = await Line.open(self._node.connection_pool, self._on_reply, self._on_lost)
         except Exception as failure:
-            if not isinstance(failure, RedisError | OSError):
+            if isinstance(failure, RedisError | OSError):
+                self._fail(_translated(failure))
+            else:  # such as uvloop's "the handler is closed", of a store that goes just now
                 logger.exception("the connection to the store has a fault")
-            self._fail(_translated(failure))
+                self._fail(Unavailable())
             self._lost()
         finally:
             self._connecting = None
