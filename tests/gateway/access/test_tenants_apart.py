@@ -55,6 +55,7 @@ OPERATIONS = {
     "purge": ("POST", "/v2/{endpoint}/purge-queue", None),
     "health": ("GET", "/v2/{endpoint}/health", None),
     "requests": ("GET", "/v2/{endpoint}/requests", None),
+    "webhooks": ("GET", "/v2/{endpoint}/webhooks", None),
     "workers": ("GET", "/v2/{endpoint}/workers", None),
     "register": ("POST", "/v2/{endpoint}/workers", {"id": "{worker}", "link": "http"}),
     "register at the store": ("POST", "/v2/{endpoint}/workers", {"id": "{worker}"}),
