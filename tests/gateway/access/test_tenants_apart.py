@@ -225,7 +225,7 @@ def _filled(value: Any, ids: dict[str, str]) -> Any:
     return ids.get(value[1:-1], value) if isinstance(value, str) else value
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=5, max_size=STEPS))
 def test_each_sees_what_it_would_see_alone(places: Places, sequence: list[Step]) -> None:
     sequence = [Step(tenant, "make", "no", 0, 0, "w1", 0) for tenant in KEYS] + sequence
