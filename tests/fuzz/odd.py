@@ -69,7 +69,7 @@ _ENDS = {"expiresInSeconds": 60}
 # For each operation, bodies that it takes.
 SHAPES: dict[str, list[Any]] = {
     "run": [
-        {"input": {"prompt": "x"}}, {"input": None, "webhook": "http://x/", "s3Config": {}},
+        {"input": {"prompt": "x"}}, {"input": None, "webhook": "https://x.invalid/", "s3Config": {}},
         {"input": [1], "policy": {"executionTimeout": 5000, "ttl": 10000, "lowPriority": True}},
     ],
     "endpoints": [
@@ -82,6 +82,7 @@ SHAPES: dict[str, list[Any]] = {
         {**_ENDS}, {"scopes": ["read"], **_ENDS}, {"scopes": ["worker"], "endpoints": ["e0"], **_ENDS},
         {"scopes": ["admin", "manage"], "name": "n", "rate": 5, "weight": 3, **_ENDS},
     ],
+    "webhook-secrets": [{}, {"overlapSeconds": 0}],
     "rotate": [{}, {"overlapSeconds": 0}, {"overlapSeconds": 1.5}],
     "workers": [
         {}, {"id": "w0", "link": "http", "description": {"gpu": "x"}}, {"id": "w1", "restarted": True},

@@ -84,7 +84,7 @@ class Maker:
         name = path.split("/")[3 if path.startswith("/v2/") else -1].replace("{endpoint}", "update")
         sent = random.choice(METHODS) if random.random() < 0.03 else method
         key, endpoint, job = random.choice(self._known.jobs)
-        if "{job}" not in path or random.random() < 0.3:
+        if not re.search("{(job|delivery)}", path) or random.random() < 0.3:
             key, endpoint = self._key(), random.choice(ENDPOINTS)
         target = self._target(path, endpoint, job)
         body = self._body(name) if sent not in ("GET", "HEAD") or random.random() < 0.05 else b""
@@ -106,6 +106,7 @@ class Maker:
             return self._escaped(random.choice(ODD_TEXTS))
         choices = {
             "endpoint": [endpoint], "worker": WORKERS, "job": [job], "key": self._known.key_ids,
+            "delivery": [f"msg_{job}_1"],
             "path": ["v1/chat/completions", "v1/models", "v1/..", "v2/x", "v1/x%2Fy", "v1//", "v1/x?y=1&wait=2"],
         }  # fmt: skip
         return random.choice(choices.get(name, ODD_TEXTS[:1]))

@@ -8,11 +8,15 @@ import httpx
 
 from ..clients import bearer
 
+NOBODY = "https://nobody.invalid/hidden"
+"""Where webhooks go to: a name that there is not, RFC 6761."""
+
 RAW_JOBS = {"Accept": "application/x-runlane-jobs"}
 _CHANGING = [
     (r'("(?:createdAt|expiresAt)":)"[^"]*"', r'\1"TIME"'),
     (r'("(?:delayTime|executionTime|lastSeen|lease_ms)":)(?:[0-9]+|"[^"]*")', r'\1"TIME"'),
     (r'("key":|"workerKey":)"rlw?_[\w-]+"', r'\1"SECRET"'),
+    (r'("secrets":)\[[^]]*\]', r'\1"SECRETS"'),
     (r'("next":)"[^"]*"', r'\1"TIME"'),
     (r'"redis://[^"]*"', '"URL"'),
 ]
@@ -45,18 +49,26 @@ class Tenant:
         return str((await self.ask("POST", "/v1/endpoints", json={"id": endpoint, **fields})).json()["workerKey"])
 
     async def settle(self, endpoint: str) -> None:
-        """An endpoint with a job in each of three states, the chunks of one, a worker, and a key."""
+        """An endpoint with a job in each of three states, chunks and a webhook of one, a worker, and a key."""
         path = f"/v2/{endpoint}"
         self.ids |= {"endpoint": endpoint, "worker": "w1", "worker_key": await self.make(endpoint)}
         self.ids["key"] = (await self.ask("POST", "/v1/keys", json={"name": "mine"})).json()["id"]
         for name in ("failed", "job", "queued"):
-            self.ids[name] = (await self.ask("POST", f"{path}/run", json={"input": f"secret {name}"})).json()["id"]
+            body = {"input": f"hidden {name}"} | ({"webhook": NOBODY} if name == "failed" else {})
+            self.ids[name] = (await self.ask("POST", f"{path}/run", json=body)).json()["id"]
         for name in ("failed", "job"):
             taken = (await self.ask("GET", f"{path}/job-take/w1?wait=0")).json()
             assert taken["id"] == self.ids[name]
-            await self.ask("POST", f"{path}/job-stream/w1/{self.ids[name]}", json={"output": "secret chunk"})
+            await self.ask("POST", f"{path}/job-stream/w1/{self.ids[name]}", json={"output": "hidden chunk"})
             if name == "failed":
-                await self.ask("POST", f"{path}/job-done/w1/{self.ids[name]}", json={"error": "secret error"})
+                await self.ask("POST", f"{path}/job-done/w1/{self.ids[name]}", json={"error": "hidden error"})
+        (delivery,) = await self.deliveries()
+        self.ids["delivery"] = delivery["id"]
+
+    async def deliveries(self) -> list[dict[str, Any]]:
+        """Those of the endpoint's webhooks, which go on by themselves."""
+        found = (await self.ask("GET", f"/v2/{self.ids['endpoint']}/webhooks")).json()
+        return [{name: each[name] for name in ("id", "job", "url")} for each in found["webhooks"]]
 
     async def view(self) -> dict[str, Any]:
         """All that its owner sees of the endpoint, without moving anything."""
@@ -66,7 +78,7 @@ class Tenant:
         seen += [f"/v1/endpoints/{ids['endpoint']}", "/v1/endpoints", "/v1/keys", f"/v1/keys/{ids['key']}"]
         found = {path: changeless((await self.ask("GET", path)).text, {}) for path in seen}
         events = await self.ask("GET", f"{path}/stream/{ids['failed']}", headers={"Accept": "text/event-stream"})
-        return found | {"events": changeless(events.text, {})}
+        return found | {"events": changeless(events.text, {}), "deliveries": await self.deliveries()}
 
 
 def changeless(text: str, names: dict[str, str]) -> str:
@@ -79,8 +91,8 @@ def changeless(text: str, names: dict[str, str]) -> str:
 
 
 def answer_of(response: httpx.Response, names: dict[str, str]) -> Answer:
-    """The answer, likewise. The length of the body goes with its times."""
-    left_out = {"date", "content-length"}
+    """The answer, likewise. The length of the body goes with its times, and each request has an id of its own."""
+    left_out = {"date", "content-length", "x-request-id"}
     headers = {name: changeless(value, names) for name, value in response.headers.items() if name not in left_out}
     return Answer(response.status_code, headers, changeless(response.text, names))
 

@@ -55,6 +55,7 @@ OPERATIONS = {
     "purge": ("POST", "/v2/{endpoint}/purge-queue", None),
     "health": ("GET", "/v2/{endpoint}/health", None),
     "requests": ("GET", "/v2/{endpoint}/requests", None),
+    "webhooks": ("GET", "/v2/{endpoint}/webhooks", None),
     "workers": ("GET", "/v2/{endpoint}/workers", None),
     "register": ("POST", "/v2/{endpoint}/workers", {"id": "{worker}", "link": "http"}),
     "register at the store": ("POST", "/v2/{endpoint}/workers", {"id": "{worker}"}),
@@ -224,7 +225,7 @@ def _filled(value: Any, ids: dict[str, str]) -> Any:
     return ids.get(value[1:-1], value) if isinstance(value, str) else value
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=5, max_size=STEPS))
 def test_each_sees_what_it_would_see_alone(places: Places, sequence: list[Step]) -> None:
     sequence = [Step(tenant, "make", "no", 0, 0, "w1", 0) for tenant in KEYS] + sequence
