@@ -42,6 +42,9 @@ MOST_UNDER_WAY = 8
 MOST_IN_BATCH = 16
 """So many calls are sent before their turn of the event loop is over, so that the store works while more come in."""
 
+SAME_LIMIT = "="
+"""Stands for the limit of the submission before, by which there is one request more."""
+
 MOST_BYTES_IN_CALL = 4 * 1024 * 1024
 
 Resolve = Callable[["_Call | _Submissions", Any], None]
@@ -60,9 +63,10 @@ class Batcher:
         """Calls one function. The future gets its reply, or `Unavailable` when the store is out of reach."""
         return self._add(_Call(base, function, arguments, self._loop.create_future()))
 
-    def submit(self, base: str, arguments: Sequence[Argument], size: int) -> "asyncio.Future[Any]":
-        """Submits one job, of about `size` bytes; its reply is its own part of what the function `submit` returns."""
-        return self._add(_Submission(base, "submit", arguments, self._loop.create_future(), size))
+    def submit(self, base: str, arguments: Sequence[Argument], limit: str, size: int) -> "asyncio.Future[Any]":
+        """Submits one job, of about `size` bytes, unless that is over the limit; its reply is its own part of what the
+        function `submit` returns."""
+        return self._add(_Submission(base, arguments, limit, self._loop.create_future(), size))
 
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""
@@ -133,7 +137,13 @@ class _Call:
 class _Submission(_Call):
     """One that may share a call with others."""
 
-    __slots__ = ()
+    __slots__ = ("limit",)
+
+    def __init__(
+        self, base: str, arguments: Sequence[Argument], limit: str, future: "asyncio.Future[Any]", size: int
+    ) -> None:
+        super().__init__(base, "submit", arguments, future, size)
+        self.limit = limit
 
 
 class _Submissions:
@@ -150,8 +160,12 @@ class _Submissions:
 
     def command(self) -> tuple[Argument, ...]:
         gathered: list[Argument] = ["FCALL", f"{LIBRARY}_submit", 1, self._base]
+        before = ""
         for submission in self._submissions:
             gathered.extend(submission.arguments)
+            name = submission.limit.partition(" ")[0]
+            gathered.append(SAME_LIMIT if name and name == before else submission.limit)
+            before = name
         return tuple(gathered)
 
     def resolve(self, reply: Any) -> None:

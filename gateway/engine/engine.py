@@ -214,8 +214,9 @@ class Engine:
         reply = await self.batcher.submit(
             keys.base(endpoint),
             (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight, limit,
+             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight,
              " ".join(job.webhooks)),
+            limit,
             len(job.input) + len(job.request),
         )  # fmt: skip
         if reply == b"NEW":

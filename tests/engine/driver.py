@@ -118,8 +118,8 @@ class Driver:
     ) -> tuple[str | int, ...]:  # fmt: skip
         """The arguments of `submit` for one job."""
         return (
-            id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, limit,
-            webhooks,
+            id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, webhooks,
+            limit,
         )  # fmt: skip
 
     async def submit(self, id: str | None = None, **options: Any) -> str:

@@ -20,7 +20,8 @@ async def calls_served(store: Store) -> int:
 
 
 def submit(batcher: Batcher, driver: Driver, id: str, **options: Any) -> "asyncio.Future[Any]":
-    return batcher.submit(driver.base, driver.submission(id, **options), len(options.get("input", "{}")))
+    *arguments, limit = driver.submission(id, **options)
+    return batcher.submit(driver.base, arguments, str(limit), len(options.get("input", "{}")))
 
 
 @pytest.fixture

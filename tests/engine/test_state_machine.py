@@ -244,7 +244,7 @@ class Machine(RuleBasedStateMachine):
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
             arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
-            arguments += [share, WEIGHTS[share], "", "https://example.com/" if hooked else ""]
+            arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", ""]
         assert self.call("submit", *arguments) == ["NEW"] * count
 
     def switch_fairness(self, data: st.DataObject) -> None:

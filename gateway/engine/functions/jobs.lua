@@ -17,8 +17,9 @@ local ARGUMENTS = 14  -- of `submit`, for each job
 
 -- submit: fourteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body, share (whose job it is, or ''), weight of the share (1 to 1000), limit of the request (see limits.lua) or '',
--- addresses of its webhooks, separated by spaces, or '' for the endpoint's. Share and weight count on fair endpoints.
+-- body, share (whose job it is, or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces,
+-- or '' for the endpoint's, limit of the request (see limits.lua), '=' for that of the job before, or ''. Share and weight
+-- count on fair endpoints.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'FULL', most jobs that may
 -- wait} or what `admit` returns; or 'NO_ENDPOINT'.
@@ -36,7 +37,7 @@ local function submit(keys, args)
       return redis.error_reply('ERR the weight of job ' .. args[i] .. ' is not one')
     end
   end
-  local numbers, replies, queued, queues, lifetimes, limits = {}, {}, 0, {}, {}, {}
+  local numbers, replies, queued, queues, lifetimes, limits = {}, {}, 0, {}, {}, {by_name = {}}
   local most_queued = tonumber(settings.max_queued or 0)
   local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines)
   for i = 1, #args, ARGUMENTS do
@@ -44,7 +45,7 @@ local function submit(keys, args)
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
     if timeout == '0' then timeout = settings.timeout_ms end
-    local refused = admit_one_of(base, limits, args[i + 12], at)
+    local refused = admit_one_of(base, limits, args[i + 13], at)
     local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
     if not refused and not known and waiting and waiting + queued >= most_queued then refused = {'FULL', most_queued} end
     if refused then
@@ -74,7 +75,7 @@ local function submit(keys, args)
         retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
-      local webhooks = args[i + 13] ~= '' and args[i + 13] or settings.webhook or ''
+      local webhooks = args[i + 12] ~= '' and args[i + 12] or settings.webhook or ''
       if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
       if is_fair then
         fair.join(base, queue, id, number, args[i + 10], args[i + 11])
@@ -93,7 +94,7 @@ local function submit(keys, args)
   for i = 1, #lifetimes, 1000 do
     redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
-  for _, limit in pairs(limits) do save_limit(base, limit, at) end
+  for _, limit in pairs(limits.by_name) do save_limit(base, limit, at) end
   hand_over(base, at, queued, #queues == 1 and queues, settings.lines)
   return replies
 end

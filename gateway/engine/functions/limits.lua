@@ -14,17 +14,24 @@ local WORKERS_MS = 1000
 local function load_limit(base, text)
   local name, requests, at_once, per_worker, process, count = string.match(text,
     '^(%S+) (%d+) (%d+) (%d+) (%S+) (%d+)$')
-  local known = redis.call('GET', base .. ':limit:' .. name) or '0'
-  local full, others = string.match(known, '^(%S+)(.*)$')
-  return {name = name, requests = tonumber(requests), at_once = tonumber(at_once), per_worker = tonumber(per_worker),
-    process = process, count = tonumber(count), full = tonumber(full), others = others}
+  local limit = {name = name, requests = tonumber(requests), at_once = tonumber(at_once),
+    per_worker = tonumber(per_worker), process = process, count = tonumber(count)}
+  local known = redis.call('GET', base .. ':limit:' .. name)
+  local full, said = string.match(known or '0', '^(%S+)(.*)$')
+  limit.full, limit.said = tonumber(full), said
+  return limit
+end
+
+-- Calls with what each of the other processes said, how many requests that are, and when it was.
+local function each_other(limit, at, callback)
+  for said, process, count, seen in string.gmatch(limit.said, '(%s(%S+)=(%d+)@(%d+))') do
+    if process ~= limit.process and at - seen < SILENCE_MS then callback(said, tonumber(count)) end
+  end
 end
 
 local function save_limit(base, limit, at)
   local text = string.format('%.3f', limit.full)
-  for process, count, seen in string.gmatch(limit.others, '(%S+)=(%d+)@(%d+)') do
-    if process ~= limit.process and at - seen < SILENCE_MS then text = text .. ' ' .. process .. '=' .. count .. '@' .. seen end
-  end
+  each_other(limit, at, function(said) text = text .. said end)
   if limit.count > 0 then text = text .. ' ' .. limit.process .. '=' .. limit.count .. '@' .. at end
   redis.call('SET', base .. ':limit:' .. limit.name, text, 'PX', PERIOD_MS)
 end
@@ -49,11 +56,11 @@ end
 -- As `admit`, but for requests at once alone.
 local function crowded(base, limit, at)
   if limit.at_once == 0 then return nil end
-  local sum = limit.count
-  for process, count, seen in string.gmatch(limit.others, '(%S+)=(%d+)@(%d+)') do
-    if process ~= limit.process and at - seen < SILENCE_MS then sum = sum + count end
+  if not limit.others then
+    limit.others = 0
+    each_other(limit, at, function(_, count) limit.others = limit.others + count end)
   end
-  local most = limit.at_once
+  local sum, most = limit.count + limit.others, limit.at_once
   if sum > most then most = math.floor(most * scaled(base, limit, at)) end
   return sum > most and {'LIMITED', 'at_once', most, 1000} or nil
 end
@@ -71,12 +78,21 @@ local function admit(base, limit, at)
   limit.full = full
 end
 
--- As `admit`, for one of several requests that come together. `limits`: those loaded, by their names; to be saved.
+-- As `admit`, for one of several requests that come together. `limits`: those loaded, by their names, and the last of
+-- them, which '=' stands for; to be saved.
 local function admit_one_of(base, limits, text, at)
   if text == '' then return nil end
-  local name, count = string.match(text, '^(%S+).* (%d+)$')
-  local limit = limits[name] or load_limit(base, text)
-  limits[name], limit.count = limit, tonumber(count)
+  if text == '=' then
+    limits.last.count = limits.last.count + 1
+    return admit(base, limits.last, at)
+  end
+  local name, count = string.match(text, '^(%S+) .- (%d+)$')
+  local limit = limits.by_name[name]
+  if not limit then
+    limit = load_limit(base, text)
+    limits.by_name[name] = limit
+  end
+  limits.last, limit.count = limit, tonumber(count)
   return admit(base, limit, at)
 end
 
