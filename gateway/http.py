@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
@@ -68,11 +68,12 @@ class Reply(NamedTuple):
 class Call:
     """One request to an operation."""
 
-    __slots__ = ("_receive", "_when_done", "counter", "facts", "headers", "key", "scope")
+    __slots__ = ("_endpoint", "_receive", "_when_done", "counter", "facts", "headers", "key", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
+        self._endpoint = ""
         self._when_done: list[Callable[[], None]] = []
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.key = EVERYONE
@@ -115,10 +116,12 @@ class Call:
         Raises:
             NotFound: it cannot be the id of one.
         """
-        id: str = self.scope["path_params"]["endpoint"]
-        if not ID.fullmatch(id):
-            raise NotFound("no such endpoint")
-        return name_of(self.key.tenant, id)
+        if not self._endpoint:
+            id: str = self.scope["path_params"]["endpoint"]
+            if not ID.fullmatch(id):
+                raise NotFound("no such endpoint")
+            self._endpoint = name_of(self.key.tenant, id)
+        return self._endpoint
 
     @property
     def raw_path(self) -> str:
@@ -256,7 +259,9 @@ class Endpoint:
         call = Call(scope, receive)
         try:
             try:
-                await self._admit(call)
+                if call.method not in self._methods:
+                    self._refuse()
+                await self._check(call)
                 answer = await self._operation(call)
             except Exception as exception:
                 answer = self._shape(error_of(exception, scope))
@@ -267,10 +272,8 @@ class Endpoint:
         finally:
             call.end()
 
-    async def _admit(self, call: Call) -> None:
-        if call.method not in self._methods:
-            raise MethodNotAllowed(*self._methods)
-        await self._check(call)
+    def _refuse(self) -> NoReturn:
+        raise MethodNotAllowed(*self._methods)
 
 
 def error_of(exception: Exception, scope: Scope) -> Error:

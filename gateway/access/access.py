@@ -1,6 +1,7 @@
 """Lets a request in: whose key it brings, and whether that is good for what the request wants."""
 
 import asyncio
+import hmac
 import time
 
 import msgspec
@@ -78,7 +79,7 @@ class Access:
             TooManyRequests: too many are under way.
             Unavailable: the store is away, and the key was not known before.
         """
-        key = EVERYONE if self._open else await self._identify(call)
+        key = EVERYONE if self._open else self._remembered(call) or await self._look_up(call)
         call.key = key
         terms = key.terms
         if scope not in terms.scopes:
@@ -89,8 +90,11 @@ class Access:
             raise Forbidden("this key is not for this endpoint")
         if key.created:
             self._hold(call, key)
-        if operation:
-            await self._count(call, key, operation)
+        if operation and (counter := self._limits.enter(key, call.endpoint, operation)):
+            call.counter = counter
+            call.when_done(counter.leave)
+            if counter.is_over:
+                await self._limits.check(counter)
 
     def revoked(self, digest: str) -> None:
         """A key is good for nothing any more: what goes on with it ends, as if its clients had hung up."""
@@ -102,20 +106,24 @@ class Access:
             if call.connection is not None:
                 call.connection.abort()
 
-    async def _identify(self, call: Call) -> Key:
+    def _remembered(self, call: Call) -> Key | None:
+        """The key, when it was presented a moment ago."""
         if self.blocked and not self._good_keys_pass and counted_as(self._addresses.of(call.scope)) in self.blocked:
             self._audit.blocked(call)
             raise BlockedError
         presented = call.headers.get(b"authorization"), call.headers.get(b"x-api-key")
         known = self._known.get(presented)
-        if known is not None:
-            age = time.monotonic() - known.at
-            if age < SECONDS_TO_REMEMBER or (known.asks and age < SECONDS_TO_REPLACE):
-                return known.key
-            known.asks = True
-        return await self._look_up(call, presented, known)
+        if known is None:
+            return None
+        age = time.monotonic() - known.at
+        if age < SECONDS_TO_REMEMBER or (known.asks and age < SECONDS_TO_REPLACE):
+            return known.key
+        known.asks = True
+        return None
 
-    async def _look_up(self, call: Call, presented: _Presented, known: _Known | None) -> Key:
+    async def _look_up(self, call: Call) -> Key:
+        presented = call.headers.get(b"authorization"), call.headers.get(b"x-api-key")
+        known = self._known.get(presented)
         text = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
         found = digest(text) if text else ""
         key = self._configured.find(found)
@@ -141,9 +149,11 @@ class Access:
             names.ACCESS, "login", presented, address, self._most_failures, self._window_ms, int(self._good_keys_pass)
         )
         if what == b"KEY":
-            if presented in self._revoked:  # the news was faster than this answer
+            key = _decode(value)
+            # The news of its end may have been faster than this answer.
+            if presented in self._revoked or not hmac.compare_digest(key.digest, presented):
                 raise Unauthorized
-            return _decode(value)
+            return key
         if value:
             self.blocked.add(address, value)
             await asyncio.sleep(SECONDS_TO_SPREAD)
@@ -163,13 +173,6 @@ class Access:
                 self._under_way.pop(key.digest, None)
 
         call.when_done(let_go)
-
-    async def _count(self, call: Call, key: Key, operation: str) -> None:
-        counter = self._limits.enter(key, call.endpoint, operation)
-        if counter is not None:
-            call.counter = counter
-            call.when_done(counter.leave)
-            await self._limits.check(counter)
 
 
 def configured_keys(settings: Settings) -> ConfiguredKeys:

@@ -102,6 +102,11 @@ class Counter:
         return f"{self.name} {requests} {at_once} {per_worker} {self.process} {self.number}"
 
     @property
+    def is_over(self) -> bool:
+        """Whether there are more than there may be, but for what the workers add."""
+        return 0 < self.limit.at_once < self.number
+
+    @property
     def is_heavy(self) -> bool:
         """Whether so many go on that other processes have to know."""
         return self.limit.at_once > 0 and self.number * MANY >= self.limit.at_once
@@ -147,13 +152,12 @@ class Limits:
         return counter
 
     async def check(self, counter: Counter) -> None:
-        """Keeps a request out whose body need not be read, since too many are under way.
+        """Keeps a request out whose body need not be read, since there are too many.
 
         Raises:
             TooManyRequests: there are, also with what the workers add to the limit.
         """
-        if 0 < counter.limit.at_once < counter.number:
-            await self._batcher.call(keys.base(counter.endpoint), "at_once", counter.tell())
+        await self._batcher.call(keys.base(counter.endpoint), "at_once", counter.tell())
 
     async def _tell(self) -> None:
         while True:

@@ -22,8 +22,12 @@ local function load_limit(base, text)
   return limit
 end
 
--- Calls with what each of the other processes said, how many requests that are, and when it was.
+-- Calls with what each of the other processes said, and how many requests that are.
 local function each_other(limit, at, callback)
+  local own = ' ' .. limit.process .. '='
+  if limit.said == '' or string.find(limit.said, own, 1, true) == 1 and not string.find(limit.said, ' ', 2, true) then
+    return  -- there is no other
+  end
   for said, process, count, seen in string.gmatch(limit.said, '(%s(%S+)=(%d+)@(%d+))') do
     if process ~= limit.process and at - seen < SILENCE_MS then callback(said, tonumber(count)) end
   end
