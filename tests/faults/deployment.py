@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.access import limits
+
 from ..gateway.clients import API_KEY
 from ..gateway.processes import Process, listens
 from ..gateway.waiting import eventually, eventually_true
@@ -23,6 +25,9 @@ from .record import LOG_VARIABLE
 
 HANDLER = Path(__file__).with_name("handler.py")
 SECONDS_TO_LOAD = 30.0
+
+LIMITS = ",".join(f"{operation}=1000000/100000/0" for operation in limits.LIMITS)
+"""They are counted, and never reached."""
 
 
 class Node:
@@ -42,7 +47,7 @@ class Node:
         """Starts the gateway; see `is_up`."""
         self._starts += 1
         self.process = Process(
-            self._folder / str(self._starts), "serve", "--port", str(self.port), api_keys=API_KEY,
+            self._folder / str(self._starts), "serve", "--port", str(self.port), api_keys=API_KEY, rate_limits=LIMITS,
             redis_url=self.store_line.url, worker_redis_url=self.worker_line.url, **self._settings,
         )  # fmt: skip
 

@@ -92,9 +92,15 @@ async def url(scripted: Server) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def pool(url: str) -> AsyncIterator[Pool]:
+def seconds() -> float:
+    """What the pool waits for an answer."""
+    return SECONDS
+
+
+@pytest.fixture
+async def pool(url: str, seconds: float) -> AsyncIterator[Pool]:
     """With its connections made."""
-    pool = Pool(f"{url}/base", "", SECONDS)
+    pool = Pool(f"{url}/base", "", seconds)
     await pool.open()
     await standing(pool, WARM)
     yield pool
@@ -187,6 +193,7 @@ class TestSending:
         busy = [pool.send(SAY) for _ in range(6)]
         assert not {exchange.connection for exchange in polls} & {exchange.connection for exchange in busy}
 
+    @pytest.mark.parametrize("seconds", [10.0])  # that many take a while to be opened
     async def test_waits_when_there_are_many_connections_already(self, pool: Pool, scripted: Server) -> None:
         polls = [pool.send(POLL) for _ in range(MOST_CONNECTIONS)]
         heard = [await scripted.heard.get() for _ in range(MOST_CONNECTIONS - WARM)]
