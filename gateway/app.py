@@ -23,6 +23,7 @@ from .access.news import News
 from .access.revocation import Revocation
 from .access.stored_keys import StoredKeys
 from .access.webhook_secrets import WebhookSecrets
+from .access.worker_users import WorkerUsers
 from .access.workers import WorkerAccess
 from .dialects.keys import Keys
 from .dialects.manage import Manage
@@ -113,12 +114,12 @@ class App:
         store = await open_store(self._settings.redis_url)
         engine = Engine(store)
         endpoints = Endpoints(store, engine.batcher)
-        credentials = Credentials(store, self._settings.worker_redis_url)
+        users = WorkerUsers(Credentials(store, self._settings.worker_redis_url), engine, engine.batcher)
         limits = Limits(self._limits, engine.batcher, engine.wakeups.process)
         access = Access(self._settings, engine.batcher, limits, self._addresses, self._audit)
         workers = WorkerAccess(endpoints, access)
         stored = StoredKeys(engine.batcher)
-        revocation = Revocation(stored, endpoints, engine, credentials)
+        revocation = Revocation(stored, users)
         outbound = Outbound(self._settings.outbound_allow)
         deliveries, secrets = Deliveries(engine.batcher), WebhookSecrets(engine.batcher)
         webhooks = Webhooks(engine, deliveries, secrets, outbound, self._settings)
@@ -127,13 +128,13 @@ class App:
         for served in (
             RunPod(engine, outbound, self._settings).operations(),
             WorkerCalls(polls, reports, workers, self._settings).operations(),
-            Workers(engine, credentials, workers, self._settings).operations(),
+            Workers(engine, users, workers, self._settings).operations(),
         ):
             self._serve(served, access)
         for path, each in OpenAI(engine, self._settings).operations().items():
             path = f"/v2/{{endpoint}}{path}"
             self._router.routes.append(Route(path, self._endpoint(path, each, access, openai_error)))
-        self._manage(Manage(endpoints, stored, credentials, outbound, self._settings).operations(), access)
+        self._manage(Manage(endpoints, stored, users, outbound, self._settings).operations(), access)
         self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
         try:
@@ -142,7 +143,7 @@ class App:
                 endpoints,
                 limits,
                 News(store, engine.batcher, access.blocked.add, access.revoked),
-                Upkeep(store, engine.batcher, engine.wakeups.process, credentials.revoke, webhooks.due),
+                Upkeep(store, engine.batcher, engine.wakeups.process, users.revoke, webhooks.due, users.end_of_expired),
                 webhooks,
             )
         finally:

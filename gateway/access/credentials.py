@@ -58,15 +58,16 @@ class Credentials:
         """Deletes the worker's user, which closes its connections."""
         await self._delete(user_of(endpoint, worker))
 
-    async def revoke_all(self, endpoint: str) -> None:
-        """Deletes the users of all workers of an endpoint."""
+    async def revoke_all(self, endpoint: str) -> list[str]:
+        """Deletes the users of all workers of an endpoint; returns the workers."""
         try:
             users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
         except ResponseError:
-            return  # it makes none
+            return []  # it makes none
         ours = [user for user in map(_text, users) if user.startswith(user_of(endpoint, ""))]
         if ours:
             await self._delete(*ours)
+        return [user.removeprefix(user_of(endpoint, "")) for user in ours]
 
     async def _delete(self, *users: str) -> None:
         try:

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..access.credentials import Credentials
 from ..access.keys import Scope, Terms
 from ..access.stored_keys import StoredKeys
+from ..access.worker_users import WorkerUsers
 from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_config
 from ..engine.keys import id_of, name_of
 from ..errors import BadRequest, Forbidden
@@ -24,11 +24,11 @@ class Manage:
     """The operations under /v1/endpoints."""
 
     def __init__(
-        self, endpoints: Endpoints, stored: StoredKeys, credentials: Credentials, outbound: Outbound, settings: Settings
+        self, endpoints: Endpoints, stored: StoredKeys, users: WorkerUsers, outbound: Outbound, settings: Settings
     ) -> None:
         self._endpoints = endpoints
         self._stored = stored
-        self._credentials = credentials
+        self._users = users
         self._outbound = outbound
         self._settings = settings
 
@@ -82,7 +82,7 @@ class Manage:
         """Deletes the endpoint; its waiting and running jobs are cancelled, and its workers' keys are good no more."""
         await self._endpoints.delete(call.endpoint)
         await self._stored.revoke_workers_of(call.tenant, id_of(call.endpoint))
-        await self._credentials.revoke_all(call.endpoint)
+        await self._users.revoke_all(call.endpoint)
         return Reply(b"", 204)
 
     async def _fields(self, call: Call) -> dict[str, Any]:

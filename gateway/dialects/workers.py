@@ -9,8 +9,8 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from ..access.credentials import Credentials
 from ..access.keys import Scope
+from ..access.worker_users import WorkerUsers
 from ..access.workers import WorkerAccess
 from ..engine import keys
 from ..engine.engine import Engine
@@ -40,9 +40,9 @@ _decode_description = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Workers:
     """The operations under /v2/{endpoint}/workers."""
 
-    def __init__(self, engine: Engine, credentials: Credentials, access: WorkerAccess, settings: Settings) -> None:
+    def __init__(self, engine: Engine, users: WorkerUsers, access: WorkerAccess, settings: Settings) -> None:
         self._engine = engine
-        self._credentials = credentials
+        self._users = users
         self._access = access
         self._settings = settings
 
@@ -87,22 +87,16 @@ class Workers:
         if registration.restarted:
             await self._engine.leave(endpoint.name, worker)
         if registration.link == "http":
-            await self._credentials.revoke(endpoint.name, worker)  # of a time when it reached the store
+            await self._users.revoke(endpoint.name, worker)  # of a time when it reached the store
         await self._engine.introduce(
-            endpoint.name,
-            worker,
-            endpoint.lease_ms,
-            msgspec.json.encode(registration.description),
-            call.key.id,
-            call.key.expires,
+            endpoint.name, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
         )
+        is_direct = registration.link == "redis"
         return Reply(
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._credentials.grant(endpoint.name, worker)
-                    if registration.link == "redis"
-                    else None,
+                    "redis": await self._users.grant(endpoint.name, worker, call.key) if is_direct else None,
                     "library": LIBRARY,
                     "base": keys.base(endpoint.name),
                     "lease_ms": endpoint.lease_ms,
@@ -118,7 +112,7 @@ class Workers:
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        await self._credentials.revoke(endpoint.name, worker)
+        await self._users.revoke(endpoint.name, worker)
         return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.name, worker)}))
 
 

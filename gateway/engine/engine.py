@@ -116,8 +116,7 @@ class Job(msgspec.Struct, frozen=True):
 
 class Worker(msgspec.Struct, frozen=True):
     """A worker that is alive. `seen`: its last sign of life, in ms since the epoch; `link`: "http" when it comes
-    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, of itself; `key`:
-    the id of the key that it registered with."""
+    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it says of itself."""
 
     id: str
     state: str
@@ -127,7 +126,6 @@ class Worker(msgspec.Struct, frozen=True):
     link: str | None
     trouble: str | None
     description: bytes | None
-    key: str | None
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -376,13 +374,9 @@ class Engine:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         return [_worker(row) for row in reply]
 
-    async def introduce(
-        self, endpoint: str, worker: str, gone: int, description: bytes, key: str, expires: int | None
-    ) -> None:
-        """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON;
-        `key`: the id of the key that it came with; `expires`: when that ends, in ms since the epoch."""
+    async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
+        """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""
         await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
-        await self._call(endpoint, "came_with", worker, key, expires or 0)
 
     async def leave(self, endpoint: str, worker: str) -> int:
         """Forgets a worker and puts back what it holds. Returns the number of its jobs."""
@@ -400,7 +394,7 @@ class Engine:
 
 
 def _worker(row: list[Any]) -> Worker:
-    id, state, jobs, seen, concurrency, link, trouble, description, key = row
+    id, state, jobs, seen, concurrency, link, trouble, description = row
     return Worker(
         id.decode(),
         state.decode(),
@@ -410,7 +404,6 @@ def _worker(row: list[Any]) -> Worker:
         link.decode() if link else None,
         trouble.decode(errors="replace") if trouble else None,
         description,
-        key.decode() if key else None,
     )
 
 

@@ -36,15 +36,22 @@ class Upkeep:
     """The background task of a gateway process."""
 
     def __init__(
-        self, store: Store, batcher: Batcher, process: str, worker_gone: WorkerGone, webhooks_due: WebhooksDue
+        self,
+        store: Store,
+        batcher: Batcher,
+        process: str,
+        worker_gone: WorkerGone,
+        webhooks_due: WebhooksDue,
+        keys_expired: Callable[[], Awaitable[None]],
     ) -> None:
         """`worker_gone` is called with endpoint and worker when a worker has been silent for too long, `webhooks_due`
-        with an endpoint as often as some are seen to be due."""
+        with an endpoint as often as some are seen to be due, `keys_expired` in each round."""
         self._store = store
         self._batcher = batcher
         self._process = process
         self._worker_gone = worker_gone
         self._webhooks_due = webhooks_due
+        self._keys_expired = keys_expired
         self._quiet_until = 0.0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -74,6 +81,7 @@ class Upkeep:
         """Does all that is due in every endpoint."""
         endpoints = await cast(Any, self._store.commands.smembers(keys.ENDPOINTS))
         await asyncio.gather(*(self._tend(endpoint.decode()) for endpoint in endpoints))
+        await self._keys_expired()
 
     async def _tend(self, endpoint: str) -> None:
         try:

@@ -137,16 +137,41 @@ class TestFailures:
         assert await driver.key("EXISTS", "failures:x1") == 0
 
 
-async def test_workers_go_when_their_key_ends(driver: Driver) -> None:
-    at = int((await driver.raw("TIME"))[0]) * 1000
-    for worker, expires in (("ends", at + 60_000), ("stays", 0), ("renewed", at + 60_000)):
-        await driver.call("renew", worker, DAY_MS, 1, "ready", "")
-        await driver.call("came_with", worker, "k1", expires)
-    await driver.call("came_with", "renewed", "k2", at + DAY_MS)
-    job = await driver.begin("ends")
-    assert (await driver.upkeep())["workers"] == []
-    await driver.pass_time(61_000)
-    assert (await driver.upkeep())["workers"] == ["ends"]
-    assert {worker[0] for worker in await driver.call("workers", 0, 10)} == {"stays", "renewed"}
-    assert await driver.state(job.id) == "IN_QUEUE"
-    assert await driver.key("ZRANGE", "expiring", 0, -1) == ["renewed"]
+class TestWorkers:
+    async def came(self, driver: Driver, worker: str, id: str = "k1", expires: int = 0) -> int:
+        return int(await driver.call("worker_came", id.replace("k", "d"), id, worker, expires))
+
+    async def test_are_known_by_the_key_that_they_came_with(self, driver: Driver) -> None:
+        for id, digest in (("k1", "d1"), ("k2", "d2")):
+            await add(driver, id, digest)
+        for worker, id in (("e a", "k1"), ("t/f b", "k1"), ("e c", "k2")):
+            assert await self.came(driver, worker, id) == 1
+        assert set(await driver.call("workers_of", "k1", 10)) == {"e a", "t/f b"}
+        await self.came(driver, "e a", "k2")
+        await driver.call("worker_went", "e c")
+        assert await driver.call("workers_of", "k1", 10) == ["t/f b"]
+        assert await driver.call("workers_of", "k2", 10) == ["e a"]
+
+    async def test_leave_nothing_when_they_go(self, driver: Driver) -> None:
+        await add(driver)
+        before = await driver.keys()
+        await self.came(driver, "e a", expires=4_000_000_000_000)
+        assert await driver.call("worker_went", "e a") == 1
+        assert await driver.keys() == before
+
+    async def test_are_not_let_in_by_a_key_that_has_ended(self, driver: Driver) -> None:
+        await add(driver)
+        await driver.call("key_revoke", "t", "k1")
+        assert await self.came(driver, "e a") == 0
+        assert await self.came(driver, "e b", "k9") == 0
+        assert await driver.call("workers_of", "k1", 10) == []
+
+    async def test_are_due_when_their_key_expires(self, driver: Driver) -> None:
+        at = int((await driver.raw("TIME"))[0]) * 1000
+        await add(driver)
+        for worker, expires in (("e ends", at + 60_000), ("e stays", 0), ("e renewed", at + 60_000)):
+            await self.came(driver, worker, expires=expires)
+        await self.came(driver, "e renewed", expires=at + DAY_MS)
+        assert await driver.call("workers_due", 10) == []
+        await driver.pass_time(61_000)
+        assert await driver.call("workers_due", 10) == ["e ends"]

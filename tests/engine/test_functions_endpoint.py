@@ -240,11 +240,6 @@ class TestNothingIsLeftBehind:
         assert await driver.leases() == []
         assert (await driver.call("health"))[2:4] == [0, 0]
 
-    async def test_a_worker_that_comes_when_its_endpoint_is_gone_leaves_nothing(self, driver: Driver) -> None:
-        other = Driver(driver.store, f"{driver.endpoint}-other")
-        assert await other.call("came_with", "w", "k1") == 0
-        assert await other.keys() == set()
-
     async def test_when_their_time_is_over_only_the_endpoint_is_left(self, driver: Driver) -> None:
         await self.one_of_each_end(driver)
         await driver.call("leave", "w")

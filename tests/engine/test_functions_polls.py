@@ -354,7 +354,7 @@ class TestPing:
     async def test_makes_the_worker_known(self, driver: Driver) -> None:
         await self.ping(driver, about='{"sdk":"runpod 1"}')
         assert (await driver.call("health"))[5:] == [1, 0, 0, 0, 0]
-        ((id, state, jobs, _, _, link, _, description, _),) = await driver.call("workers", 0, 10)
+        ((id, state, jobs, _, _, link, _, description),) = await driver.call("workers", 0, 10)
         assert (id, state, jobs, link, description) == ("w", "initializing", 0, "http", '{"sdk":"runpod 1"}')
 
     async def test_renews_the_leases_of_the_jobs_it_names(self, driver: Driver, gateway: Gateway) -> None:

@@ -27,6 +27,10 @@ class Clock:
         return self.now
 
 
+async def nothing() -> None:
+    """No key has expired."""
+
+
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
@@ -78,7 +82,7 @@ async def make(own_store: Store, gone: list[tuple[str, str]], due: list[str]) ->
     batcher = Batcher(own_store)
 
     def make(process: str) -> Upkeep:
-        made.append(Upkeep(own_store, batcher, process, note, due.append))
+        made.append(Upkeep(own_store, batcher, process, note, due.append, nothing))
         return made[-1]
 
     yield make
@@ -357,7 +361,7 @@ async def test_stop_ends_the_rounds_even_when_the_client_swallows_the_cancellati
                 await asyncio.sleep(SECONDS)
             return False
 
-    instance = Upkeep(cast(Any, None), cast(Any, Swallowing()), "p", cast(Any, None), cast(Any, None))
+    instance = Upkeep(cast(Any, None), cast(Any, Swallowing()), "p", cast(Any, None), cast(Any, None), nothing)
     instance.start()
     await asked.wait()
 

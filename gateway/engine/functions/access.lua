@@ -4,6 +4,9 @@
 --   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key. For a while
 --                                'revoked', when it was: whoever has it does not guess
 --   :keys:<tenant>       hash    the digests of a tenant's keys by their ids
+--   :workers:<key id>    set     the workers that came with a key, each "<endpoint> <worker>"; they go when it does
+--   :came                hash    the id of the key that each of these workers came with
+--   :expiring            zset    those whose keys expire, by that time
 --   :made                string  how many keys were ever made
 --   :failures:<address>  list    the times of the last failed logins from an address; expires
 --   :failing             zset    addresses with failed logins, by the last of them; expires
@@ -80,6 +83,37 @@ local function key_revoke(keys, args)
   return key
 end
 
+-- worker_went: "<endpoint> <worker>".
+local function worker_went(keys, args)
+  local base, worker = keys[1], args[1]
+  local key = redis.call('HGET', base .. ':came', worker)
+  if not key then return 0 end
+  redis.call('SREM', base .. ':workers:' .. key, worker)
+  redis.call('HDEL', base .. ':came', worker)
+  redis.call('ZREM', base .. ':expiring', worker)
+  return 1
+end
+
+-- worker_came: digest of its key, the key's id, "<endpoint> <worker>", the time at which the key expires (0: never).
+-- Returns 1, or 0 when the key is good no more.
+local function worker_came(keys, args)
+  local base, worker = keys[1], args[3]
+  if (redis.call('GET', base .. ':key:' .. args[1]) or 'revoked') == 'revoked' then return 0 end
+  worker_went(keys, {worker})
+  redis.call('SADD', base .. ':workers:' .. args[2], worker)
+  redis.call('HSET', base .. ':came', worker, args[2])
+  if args[4] ~= '0' then redis.call('ZADD', base .. ':expiring', args[4], worker) end
+  return 1
+end
+
+-- workers_of: key's id, most. Returns some of the workers that came with it.
+local function workers_of(keys, args) return redis.call('SRANDMEMBER', keys[1] .. ':workers:' .. args[1], args[2]) end
+
+-- workers_due: most. Returns workers whose keys have expired.
+local function workers_due(keys, args)
+  return redis.call('ZRANGE', keys[1] .. ':expiring', '-inf', now(), 'BYSCORE', 'LIMIT', 0, args[1])
+end
+
 -- The ms for which an address is blocked, since it has failed `most` times within `window` ms; nil when it is not.
 local function blocked_for(base, address, most, window, at)
   local key = base .. ':failures:' .. address
@@ -141,5 +175,9 @@ register('key_list', key_list, 'allow-oom')
 register('key_get', key_get, 'no-writes', 'allow-oom')
 register('key_expire', key_expire, 'allow-oom')
 register('key_revoke', key_revoke, 'allow-oom')
+register('worker_came', worker_came)
+register('worker_went', worker_went, 'allow-oom')
+register('workers_of', workers_of, 'no-writes', 'allow-oom')
+register('workers_due', workers_due, 'no-writes', 'allow-oom')
 register('login', login, 'allow-oom')
 register('blocked', blocked, 'no-writes', 'allow-oom')

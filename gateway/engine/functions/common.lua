@@ -34,7 +34,6 @@
 --   :timeouts          zset    jobs in progress, by the end of their execution timeout
 --   :delayed           zset    jobs that wait for a later retry, by the time they become ready
 --   :workers           zset    workers, by the time at which they count as gone
---   :expiring          zset    workers whose keys end some day, by that time
 --   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
 --   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>

@@ -55,7 +55,7 @@ local function remove(keys, args)
     redis.call('UNLINK', queue_key(base, queue))
   end
   redis.call('UNLINK', base .. ':settings', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
-    base .. ':workers', base .. ':waiting', base .. ':expiring')
+    base .. ':workers', base .. ':waiting')
   return 1
 end
 

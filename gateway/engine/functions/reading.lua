@@ -176,7 +176,7 @@ local function health(keys)
 end
 
 -- workers: how many to leave out, most workers. Those that are alive, the one first that was heard of last.
--- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description, id of its key} for each.
+-- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description} for each.
 local function workers(keys, args)
   local base, listed = keys[1], {}
   if not exists(base) then return false end
@@ -184,9 +184,9 @@ local function workers(keys, args)
   local held = #alive > 0 and jobs_in_hand(base)
   for i, id in ipairs(alive) do
     local known = redis.call('HMGET', base .. ':worker:' .. id, 'state', 'seen', 'concurrency', 'link', 'trouble',
-      'description', 'key')
+      'description')
     local state = state_seen(known[1], held[id])
-    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 7)}
+    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 6)}
   end
   return listed
 end

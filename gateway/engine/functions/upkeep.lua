@@ -47,13 +47,6 @@ local function settling(base, settle, at)
   return true
 end
 
--- Workers whose keys have ended.
-local function dismiss_workers(base, most, at)
-  local workers = redis.call('ZRANGE', base .. ':expiring', '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
-  for _, worker in ipairs(workers) do leave({base}, {worker}) end
-  return workers
-end
-
 -- Workers that have been silent so long that all their leases have been recovered.
 local function forget_workers(base, most, at)
   local silent = at - setting(base, 'lease_ms', 30000) - 1000
@@ -93,10 +86,9 @@ local function upkeep(keys, args)
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
-  local recovered, gone = 0, dismiss_workers(base, most, at)
+  local recovered, gone = 0, {}
   if not settling(base, tonumber(args[2]), at) then
-    recovered = recover_leases(base, most, at)
-    for _, worker in ipairs(forget_workers(base, most, at)) do gone[#gone + 1] = worker end
+    recovered, gone = recover_leases(base, most, at), forget_workers(base, most, at)
   end
   hand_over(base, at)
   return {recovered, #late, #ready, #over, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}

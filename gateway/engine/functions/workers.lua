@@ -41,23 +41,11 @@ local function leave(keys, args)
   end)
   for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
   redis.call('ZREM', base .. ':workers', worker)
-  redis.call('ZREM', base .. ':expiring', worker)
   wake_polls(base, worker, 'look')
   redis.call('UNLINK', base .. ':worker:' .. worker, base .. ':stopped:' .. worker)
   hand_over(base, at)
   return held
 end
 
--- came_with: worker, id of the key that it registered with, the time at which that ends (0: never). Nothing, when it was
--- forgotten meanwhile.
-local function came_with(keys, args)
-  local key, expiring = keys[1] .. ':worker:' .. args[1], keys[1] .. ':expiring'
-  if redis.call('EXISTS', key) == 0 then return 0 end
-  redis.call('HSET', key, 'key', args[2])
-  if args[3] == '0' then return redis.call('ZREM', expiring, args[1]) end
-  return redis.call('ZADD', expiring, args[3], args[1])
-end
-
 register('renew', renew, 'allow-oom')
-register('came_with', came_with, 'allow-oom')
 register('leave', leave, 'allow-oom')

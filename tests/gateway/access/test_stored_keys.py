@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import redis
 
+from gateway.access.credentials import user_of
 from gateway.access.keys import Scope
 
 from ..clients import Target, bearer
 from ..conftest import client_of
-from ..processes import Gateway
+from ..processes import Gateway, Process
 from ..waiting import eventually, still_waits
 from .conftest import OTHER_ADMIN_KEY, key_name
 
@@ -199,6 +201,39 @@ class TestRevoke:
             workers[0].take()
         (taken,) = workers[1].take()
         assert (taken.id, taken.attempt) == (job, 2)
+        target.close()
+
+    async def test_ends_a_worker_of_our_own(
+        self, one: httpx.AsyncClient, replicas: Replicas, endpoint: str, tmp_path: Path
+    ) -> None:
+        target = await endpoint_of(one, endpoint)
+        key = await created(one, scopes=["worker"], endpoints=[target.id])
+        (tmp_path / "handler.py").write_text("import handler_sdk\nhandler_sdk.start({'handler': lambda job: 1})\n")
+        worker = Process(
+            tmp_path, "worker", "handler.py", url=replicas[0].url, endpoint=target.id, worker_key=key["key"]
+        )  # fmt: skip
+        assert (await target.post("/runsync", {"input": 1})).json()["output"] == 1
+        await one.delete(f"/v1/keys/{key['id']}")
+
+        async def has_ended() -> bool:
+            return "does not accept the key" in worker.log
+
+        assert await eventually(has_ended)
+        assert (await target.health())["workers"]["ready"] == 0
+        worker.stop()
+
+    async def test_an_expired_one_too(self, one: httpx.AsyncClient, endpoint: str, admin: "redis.Redis") -> None:
+        target = await endpoint_of(one, endpoint)
+        target.worker_key = (await created(one, scopes=["worker"], expiresInSeconds=1))["key"]
+        worker = await target.register("w1")
+
+        async def is_gone() -> bool:
+            return user_of(f"acme/{endpoint}", "w1") not in admin.acl_users()
+
+        assert not await is_gone()
+        assert await eventually(is_gone)
+        with pytest.raises((redis.AuthenticationError, redis.ConnectionError)):
+            worker.take()
         target.close()
 
     async def _polls(self, target: Target) -> bool:
