@@ -14,7 +14,7 @@ from ..http import Call
 from ..settings import Settings
 from .addresses import Addresses, Blocked, counted_as
 from .audit import Audit
-from .keys import CLIENT_SCOPES, EVERYONE, TENANT_SCOPES, ConfiguredKeys, Key, Scope, digest, presented_key
+from .keys import CLIENT_SCOPES, EVERYONE, TENANT_SCOPES, ConfiguredKeys, Key, Scope, digest, named, presented_key
 from .limits import Limits
 
 SECONDS_TO_REMEMBER = 0.5
@@ -188,7 +188,7 @@ def configured_keys(settings: Settings) -> ConfiguredKeys:
         ("RUNQY_API_KEY", _one(settings.runqy_api_key), TENANT_SCOPES),
         ("RUNQY_CLIENT_API_KEY", _one(settings.runqy_client_api_key), CLIENT_SCOPES),
         ("RUNQY_WORKER_API_KEY", _one(settings.runqy_worker_api_key), frozenset({Scope.WORKER})),
-        ("RUNE_API_TOKENS", [entry for entry in settings.rune_api_tokens if ":" in entry], TENANT_SCOPES),
+        ("RUNE_API_TOKENS", named(settings.rune_api_tokens), TENANT_SCOPES),
     ):
         found.add(setting, entries, scopes)
     found.add_workers("worker_keys", settings.worker_keys)
