@@ -66,6 +66,14 @@ class Key(msgspec.Struct, frozen=True):
     expires: int | None = None
 
 
+_decode = msgspec.json.Decoder(Key).decode
+
+
+def key_of(text: bytes, expires: int) -> Key:
+    """A key as functions/access.lua gives it: its JSON, and the time at which it expires (0: never)."""
+    return msgspec.structs.replace(_decode(text), expires=expires or None)
+
+
 EVERYONE = Key("insecure", DEFAULT_TENANT, "", Terms(frozenset(Scope)))
 """Whoever calls a server without keys."""
 

@@ -17,28 +17,31 @@ async def login(
     return list(reply)
 
 
-async def add(driver: Driver, id: str = "k1", digest: str = "d1", tenant: str = "t", expires: int = 0) -> None:
-    assert await driver.call("key_add", tenant, id, digest, f'"{id}"', expires) == "OK"
+async def add(driver: Driver, id: str = "k1", digest: str = "d1", tenant: str = "t", ms: int = 0) -> int:
+    """Returns when it expires."""
+    key, expires = await driver.call("key_add", tenant, id, digest, f'"{id}"', ms)
+    assert key == f'"{id}"'
+    return int(expires)
 
 
 class TestKeys:
     async def test_a_key_is_found_by_its_digest(self, driver: Driver) -> None:
         await add(driver)
-        assert await login(driver, "d1") == ["KEY", '"k1"']
+        assert await login(driver, "d1") == ["KEY", '"k1"', 0]
         assert await login(driver, "d2") == ["WRONG", 0]
 
     async def test_a_tenant_sees_its_own(self, driver: Driver) -> None:
         await add(driver, "k1", "d1", "t")
         await add(driver, "k2", "d2", "u")
-        assert await driver.call("key_list", "t") == ['"k1"']
-        assert await driver.call("key_get", "t", "k1") == '"k1"'
+        assert await driver.call("key_list", "t") == [['"k1"', 0]]
+        assert await driver.call("key_get", "t", "k1") == ['"k1"', 0]
         for function, more in (("key_get", ()), ("key_revoke", ()), ("key_expire", (0,))):
             assert await driver.call(function, "t", "k2", *more) is None
-        assert await login(driver, "d2") == ["KEY", '"k2"']
+        assert await login(driver, "d2") == ["KEY", '"k2"', 0]
 
     async def test_a_revoked_one_is_good_for_nothing_and_told(self, driver: Driver) -> None:
         await add(driver)
-        assert await driver.call("key_revoke", "t", "k1") == '"k1"'
+        assert await driver.call("key_revoke", "t", "k1") == ['"k1"', 0]
         assert await login(driver, "d1") == ["WRONG", 0]
         assert await driver.call("key_list", "t") == []
         ((_, news),) = await driver.key("XRANGE", "news", "-", "+")
@@ -52,16 +55,33 @@ class TestKeys:
     async def test_it_is_remembered_for_a_day_and_no_longer(self, driver: Driver) -> None:
         await add(driver)
         await driver.call("key_revoke", "t", "k1")
-        assert DAY_MS - WINDOW_MS < await driver.key("PTTL", "key:d1") <= DAY_MS
+        assert DAY_MS - WINDOW_MS < await driver.key("PTTL", "ended:d1") <= DAY_MS
+        assert await driver.key("EXISTS", "key:d1") == 0
 
     async def test_one_that_expires_does_so_by_itself(self, driver: Driver) -> None:
-        at = 4_000_000_000_000
-        await add(driver, expires=at)
+        at = await add(driver, ms=2 * DAY_MS)
         assert await driver.key("PEXPIRETIME", "key:d1") == at
-        await driver.call("key_expire", "t", "k1", DAY_MS)
-        assert await driver.key("PTTL", "key:d1") <= DAY_MS
-        await driver.call("key_expire", "t", "k1", 2 * DAY_MS)
-        assert await driver.key("PTTL", "key:d1") <= DAY_MS
+        assert await login(driver, "d1") == ["KEY", '"k1"', at]
+        _, sooner = await driver.call("key_expire", "t", "k1", DAY_MS)
+        assert DAY_MS - WINDOW_MS < at - sooner <= DAY_MS
+        assert await driver.call("key_expire", "t", "k1", 2 * DAY_MS) == ['"k1"', sooner]
+        for reply in (await driver.call("key_get", "t", "k1"), *await driver.call("key_list", "t")):
+            assert reply == ['"k1"', sooner]
+
+    @pytest.mark.parametrize("later", [False, True])
+    async def test_who_has_one_that_has_expired_does_not_guess(self, driver: Driver, later: bool) -> None:
+        await add(driver, ms=0 if later else 50)
+        if later:
+            await driver.call("key_expire", "t", "k1", 50)
+        assert DAY_MS < await driver.key("PTTL", "ended:d1") <= DAY_MS + 50
+        await driver.key("UNLINK", "key:d1")
+        assert [await login(driver, "d1") for _ in range(9)] == [["WRONG", 0]] * 9
+
+    async def test_those_that_have_expired_leave_room_for_others(self, driver: Driver) -> None:
+        for number in range(10_000):
+            await driver.key("HSET", "keys:t", f"old{number}", f"gone{number}")
+        await add(driver)
+        assert await driver.key("HLEN", "keys:t") == 1
 
     async def test_one_that_has_expired_is_listed_no_more(self, driver: Driver) -> None:
         await add(driver)
@@ -82,8 +102,8 @@ class TestFailures:
         for _ in range(3):
             await login(driver)
         assert (await login(driver, "d1"))[0] == "BLOCKED"
-        assert await login(driver, "d1", address="b") == ["KEY", '"k1"']
-        assert await login(driver, "d1", good_keys_pass=True) == ["KEY", '"k1"']
+        assert await login(driver, "d1", address="b") == ["KEY", '"k1"', 0]
+        assert await login(driver, "d1", good_keys_pass=True) == ["KEY", '"k1"', 0]
         assert (await login(driver, "d2", good_keys_pass=True))[0] == "BLOCKED"
 
     async def test_until_the_oldest_of_them_is_old_enough(self, driver: Driver) -> None:
