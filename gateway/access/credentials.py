@@ -37,15 +37,16 @@ class Credentials:
         self._store = store
         self._url = worker_redis_url or store.url
 
-    async def grant(self, endpoint: str, worker: str) -> dict[str, Any] | None:
-        """Makes a user, or gives an existing one a new password. Returns the URL to connect with, and whether the store
-        is a cluster; None when the store does not let us make users."""
+    async def grant(self, endpoint: str, worker: str, key: str) -> dict[str, Any] | None:
+        """Makes a user, or gives an existing one a new password. `key`: the id of the key that the worker came with.
+        Returns the URL to connect with, and whether the store is a cluster; None when the store does not let us make
+        users."""
         password = secrets.token_urlsafe(32)
         base = keys.base(endpoint)
         try:
             await self._store.on_every_node(
                 "ACL SETUSER", user_of(endpoint, worker), "reset", "on", f">{password}", f"~{base}:*", f"~{base}",
-                f"&{base}:*", *(f"+{command}" for command in COMMANDS),
+                f"&{base}:*", _mark_of(key), *(f"+{command}" for command in COMMANDS),
             )  # fmt: skip
         except ResponseError as error:
             # A store that does not know the command quotes its arguments, and with them the password.
@@ -60,13 +61,22 @@ class Credentials:
 
     async def revoke_all(self, endpoint: str) -> None:
         """Deletes the users of all workers of an endpoint."""
-        try:
-            users = await cast(Any, self._store.commands).execute_command("ACL USERS", **self._store.anywhere)
-        except ResponseError:
-            return  # it makes none
-        ours = [user for user in map(_text, users) if user.startswith(user_of(endpoint, ""))]
+        ours = [user for user in await self._said("ACL USERS") if user.startswith(user_of(endpoint, ""))]
         if ours:
             await self._delete(*ours)
+
+    async def workers_with(self, key: str) -> list[tuple[str, str]]:
+        """The endpoints and workers that have users and came with a key."""
+        users = [line.split(" ") for line in await self._said("ACL LIST")]  # "user NAME RULE …"
+        names = [name.split(":") for _, name, *rules in users if _mark_of(key) in rules]
+        return [(endpoint, worker) for _, endpoint, worker in names]
+
+    async def _said(self, command: str) -> list[str]:
+        try:
+            found = await cast(Any, self._store.commands).execute_command(command, **self._store.anywhere)
+        except ResponseError:
+            return []  # it makes no users
+        return [_text(each) for each in found]
 
     async def _delete(self, *users: str) -> None:
         try:
@@ -83,6 +93,12 @@ class Credentials:
 def user_of(endpoint: str, worker: str) -> str:
     """The name of a worker's user at the store."""
     return f"runlane:{endpoint}:{worker}"
+
+
+def _mark_of(key: str) -> str:
+    """A rule of a worker's user that says with which key it came, and allows nothing: to read what is not there. What
+    stands about the worker at its endpoint, the worker itself can write."""
+    return f"%R~runlane:came-with:{key}"
 
 
 def _text(value: str | bytes) -> str:

@@ -1,4 +1,6 @@
-"""Ends a key: the requests that came with it, and the workers that did."""
+"""Ends a key, now or later: the requests that came with it, and the workers that did."""
+
+from collections.abc import AsyncIterator
 
 from ..engine import keys
 from ..engine.endpoints import Endpoints
@@ -28,25 +30,44 @@ class Revocation:
             NotFound: the tenant has no such key.
         """
         key = await self._stored.revoke(tenant, id)
-        if Scope.WORKER in key.terms.scopes:
-            ids = key.terms.endpoints or [endpoint.id for endpoint in await self._endpoints.list(tenant)]
-            for endpoint in ids:
-                await self._dismiss(keys.name_of(tenant, endpoint), key)
+        async for endpoint, worker in self._workers_with(key):
+            await self._credentials.revoke(endpoint, worker)
+            await self._engine.leave(endpoint, worker)
         return key
 
-    async def _dismiss(self, endpoint: str, key: Key) -> None:
-        """Lets the workers of an endpoint go that came with the key."""
+    async def expire(self, tenant: str, id: str, seconds: float) -> Key:
+        """Has a key end after so many seconds, unless it ends sooner, and the workers that came with it then too.
+
+        Raises:
+            NotFound: the tenant has no such key.
+        """
+        key = await self._stored.expire(tenant, id, seconds)
+        async for endpoint, worker in self._workers_with(key):
+            await self._engine.note_key(endpoint, worker, key.id, key.expires)
+        return key
+
+    async def _workers_with(self, key: Key) -> AsyncIterator[tuple[str, str]]:
+        """The endpoints and workers of a key: those that have users, and those that come over HTTP."""
+        if Scope.WORKER not in key.terms.scopes:
+            return
+        with_users = await self._credentials.workers_with(key.id)
+        for endpoint, worker in with_users:
+            yield endpoint, worker
+        ids = key.terms.endpoints or [endpoint.id for endpoint in await self._endpoints.list(key.tenant)]
+        for endpoint in (keys.name_of(key.tenant, id) for id in ids):
+            for worker in await self._listed(endpoint, key):
+                if (endpoint, worker) not in with_users:
+                    yield endpoint, worker
+
+    async def _listed(self, endpoint: str, key: Key) -> list[str]:
+        found: list[str] = []
         skip = 0
         while True:
             try:
-                found = await self._engine.workers(endpoint, skip, WORKERS_PER_LOOK)
+                workers = await self._engine.workers(endpoint, skip, WORKERS_PER_LOOK)
             except NotFound:
-                return
-            for worker in found:
-                if worker.key == key.id:
-                    await self._credentials.revoke(endpoint, worker.id)
-                    await self._engine.leave(endpoint, worker.id)
-                else:
-                    skip += 1
-            if len(found) < WORKERS_PER_LOOK:
-                return
+                return found
+            found += [worker.id for worker in workers if worker.key == key.id]
+            skip += len(workers)
+            if len(workers) < WORKERS_PER_LOOK:
+                return found

@@ -15,7 +15,7 @@ from ..access.workers import WorkerAccess
 from ..engine import keys
 from ..engine.engine import Engine
 from ..engine.engine import Worker as Known
-from ..errors import BadRequest, NotFound
+from ..errors import BadRequest, NotFound, Unauthorized
 from ..http import Answer, Call, Reply, Served
 from ..settings import Settings
 from ..store import LIBRARY
@@ -96,13 +96,15 @@ class Workers:
             call.key.id,
             call.key.expires,
         )
+        user = None
+        if registration.link == "redis":
+            user = await self._credentials.grant(endpoint.name, worker, call.key.id)
+        await self._confirm(call, endpoint.name, worker)
         return Reply(
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._credentials.grant(endpoint.name, worker)
-                    if registration.link == "redis"
-                    else None,
+                    "redis": user,
                     "library": LIBRARY,
                     "base": keys.base(endpoint.name),
                     "lease_ms": endpoint.lease_ms,
@@ -118,8 +120,21 @@ class Workers:
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        await self._credentials.revoke(endpoint.name, worker)
-        return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.name, worker)}))
+        return Reply(orjson.dumps({"returned": await self._dismiss(endpoint.name, worker)}))
+
+    async def _confirm(self, call: Call, endpoint: str, worker: str) -> None:
+        """The worker's key may have ended since the call was let in, and nobody dismisses a worker that came later."""
+        try:
+            key = await self._access.clients.confirm(call)
+        except Unauthorized:
+            await self._dismiss(endpoint, worker)
+            raise
+        if key.expires != call.key.expires:
+            await self._engine.note_key(endpoint, worker, key.id, key.expires)
+
+    async def _dismiss(self, endpoint: str, worker: str) -> int:
+        await self._credentials.revoke(endpoint, worker)
+        return await self._engine.leave(endpoint, worker)
 
 
 def _shown(worker: Known) -> dict[str, Any]:

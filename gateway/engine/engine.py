@@ -382,6 +382,10 @@ class Engine:
         """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON;
         `key`: the id of the key that it came with; `expires`: when that ends, in ms since the epoch."""
         await self._call(endpoint, "renew", worker, gone, 0, "initializing", description)
+        await self.note_key(endpoint, worker, key, expires)
+
+    async def note_key(self, endpoint: str, worker: str, key: str, expires: int | None) -> None:
+        """Remembers with which key a worker came, and when that ends, in ms since the epoch."""
         await self._call(endpoint, "came_with", worker, key, expires or 0)
 
     async def leave(self, endpoint: str, worker: str) -> int:

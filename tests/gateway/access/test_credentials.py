@@ -160,7 +160,7 @@ async def test_a_user_that_got_lost_comes_back_with_a_registration(
 
 async def test_workers_may_have_an_address_of_their_own_for_the_store(store: Store, endpoint: str) -> None:
     credentials = Credentials(store, "rediss://name:secret@store.example:6390/0?x=1")
-    granted = await credentials.grant(endpoint, "w1")
+    granted = await credentials.grant(endpoint, "w1", "k1")
     await credentials.revoke(endpoint, "w1")
     url = urlsplit(granted["url"])
     assert (url.scheme, url.hostname, url.port, url.path, url.query) == ("rediss", "store.example", 6390, "/0", "x=1")

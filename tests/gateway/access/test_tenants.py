@@ -344,7 +344,7 @@ COMMANDS = [
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_worker_s_user_reaches_its_endpoint_and_no_other(reached: Store, backing: Server, name: str) -> None:
     credentials = Credentials(reached, "")
-    granted = await credentials.grant(name, "w1")
+    granted = await credentials.grant(name, "w1", "k1")
     assert granted is not None
     bases = [keys.base(other) for other in NAMES if other != name] + [keys.ACCESS, keys.ENDPOINTS, keys.UPKEEP]
     with redis.Redis.from_url(granted["url"]) as store:
@@ -376,7 +376,7 @@ async def test_the_worker_of_an_endpoint_called_access(of: Any, acme: Tenant) ->
 
 async def test_the_users_of_another_stay_when_an_endpoint_goes(reached: Store) -> None:
     credentials = Credentials(reached, "")
-    granted = {name: await credentials.grant(name, "w1") for name in NAMES}
+    granted = {name: await credentials.grant(name, "w1", "k1") for name in NAMES}
     await credentials.revoke_all("a")
 
     def works(name: str) -> bool:
