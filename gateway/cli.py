@@ -64,6 +64,7 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
     """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
     from .dev import Development
 
+    forget(settings_.KEY_VARIABLES)
     logs.configure("info")
     name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
     Development(handler, name, port, workers, data).run(reload)

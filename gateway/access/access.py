@@ -4,8 +4,6 @@ import asyncio
 import hmac
 import time
 
-import msgspec
-
 from ..engine import keys as names
 from ..engine.batching import Batcher
 from ..errors import Blocked as BlockedError
@@ -14,7 +12,18 @@ from ..http import Call
 from ..settings import Settings
 from .addresses import Addresses, Blocked, counted_as
 from .audit import Audit
-from .keys import CLIENT_SCOPES, EVERYONE, TENANT_SCOPES, ConfiguredKeys, Key, Scope, digest, presented_key
+from .keys import (
+    CLIENT_SCOPES,
+    EVERYONE,
+    TENANT_SCOPES,
+    ConfiguredKeys,
+    Key,
+    Scope,
+    digest,
+    key_of,
+    named,
+    presented_key,
+)
 from .limits import Limits
 
 SECONDS_TO_REMEMBER = 0.5
@@ -28,9 +37,6 @@ SECONDS_TO_SPREAD = 0.05
 """Who is blocked is told when the other gateway processes have heard of it too."""
 
 MOST_REMEMBERED = 50_000
-
-_decode = msgspec.json.Decoder(Key).decode
-_Presented = tuple[bytes | None, bytes | None]
 
 
 class _Known:
@@ -59,7 +65,7 @@ class Access:
         self._limits = limits
         self._addresses = addresses
         self._audit = audit
-        self._known: dict[_Presented, _Known] = {}
+        self._known: dict[str, _Known] = {}
         self._under_way: dict[str, set[Call]] = {}
         self._revoked: dict[str, float] = {}
         self.blocked = Blocked()
@@ -79,8 +85,7 @@ class Access:
             TooManyRequests: too many are under way.
             Unavailable: the store is away, and the key was not known before.
         """
-        key = EVERYONE if self._open else self._remembered(call) or await self._look_up(call)
-        call.key = key
+        key = call.key = EVERYONE if self._open else await self._key_of(call)
         terms = key.terms
         if scope not in terms.scopes:
             self._audit.write("forbidden", call, result="denied", needs=scope)
@@ -106,12 +111,15 @@ class Access:
             if call.connection is not None:
                 call.connection.abort()
 
-    def _remembered(self, call: Call) -> Key | None:
+    async def _key_of(self, call: Call) -> Key:
+        presented = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
+        return self._remembered(call, presented) or await self._look_up(call, presented)
+
+    def _remembered(self, call: Call, presented: str) -> Key | None:
         """The key, when it was presented a moment ago."""
         if self.blocked and not self._good_keys_pass and counted_as(self._addresses.of(call.scope)) in self.blocked:
             self._audit.blocked(call)
             raise BlockedError
-        presented = call.headers.get(b"authorization"), call.headers.get(b"x-api-key")
         known = self._known.get(presented)
         if known is None:
             return None
@@ -121,11 +129,9 @@ class Access:
         known.asks = True
         return None
 
-    async def _look_up(self, call: Call) -> Key:
-        presented = call.headers.get(b"authorization"), call.headers.get(b"x-api-key")
+    async def _look_up(self, call: Call, presented: str) -> Key:
         known = self._known.get(presented)
-        text = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
-        found = digest(text) if text else ""
+        found = digest(presented) if presented else ""
         key = self._configured.find(found)
         if key is None:
             try:
@@ -145,11 +151,11 @@ class Access:
 
     async def _ask(self, call: Call, presented: str) -> Key:
         address = counted_as(self._addresses.of(call.scope)) if self._most_failures else ""
-        what, value = await self._batcher.call(
+        what, value, *expires = await self._batcher.call(
             names.ACCESS, "login", presented, address, self._most_failures, self._window_ms, int(self._good_keys_pass)
         )
         if what == b"KEY":
-            key = _decode(value)
+            key = key_of(value, *expires)
             # The news of its end may have been faster than this answer.
             if presented in self._revoked or not hmac.compare_digest(key.digest, presented):
                 raise Unauthorized
@@ -188,7 +194,7 @@ def configured_keys(settings: Settings) -> ConfiguredKeys:
         ("RUNQY_API_KEY", _one(settings.runqy_api_key), TENANT_SCOPES),
         ("RUNQY_CLIENT_API_KEY", _one(settings.runqy_client_api_key), CLIENT_SCOPES),
         ("RUNQY_WORKER_API_KEY", _one(settings.runqy_worker_api_key), frozenset({Scope.WORKER})),
-        ("RUNE_API_TOKENS", [entry for entry in settings.rune_api_tokens if ":" in entry], TENANT_SCOPES),
+        ("RUNE_API_TOKENS", named(settings.rune_api_tokens), TENANT_SCOPES),
     ):
         found.add(setting, entries, scopes)
     found.add_workers("worker_keys", settings.worker_keys)

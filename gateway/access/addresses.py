@@ -75,9 +75,10 @@ class Blocked:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._last = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._until)
+        return time.monotonic() < self._last
 
     def __contains__(self, counted: str) -> bool:
         until = self._until.get(counted)
@@ -95,6 +96,7 @@ class Blocked:
             self._until = {known: until for known, until in self._until.items() if until > now}
         if len(self._until) < MOST_BLOCKED:
             self._until[counted] = now + ms / 1000
+            self._last = max(self._last, self._until[counted])
 
 
 def _network(entry: str) -> Network:

@@ -71,7 +71,7 @@ class Audit:
                 answer = await operation(call)
             except Exception as error:
                 status = error.status if isinstance(error, Error) else 500
-                self.write(event, call, result="failed", status=status)
+                self.write(event, call, result="failed", status=status, **call.facts)
                 raise
             status = answer.status if isinstance(answer, Reply) else 200
             self.write(event, call, result="done" if status < 400 else "failed", status=status, **call.facts)

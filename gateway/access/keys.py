@@ -66,6 +66,14 @@ class Key(msgspec.Struct, frozen=True):
     expires: int | None = None
 
 
+_decode = msgspec.json.Decoder(Key).decode
+
+
+def key_of(text: bytes, expires: int) -> Key:
+    """A key as functions/access.lua gives it: its JSON, and the time at which it expires (0: never)."""
+    return msgspec.structs.replace(_decode(text), expires=expires or None)
+
+
 EVERYONE = Key("insecure", DEFAULT_TENANT, "", Terms(frozenset(Scope)))
 """Whoever calls a server without keys."""
 
@@ -107,6 +115,12 @@ def hashed(entry: str) -> str:
     return f"{holder.strip()}{colon}sha256:{digest(key.strip())}"
 
 
+def named(entries: Iterable[str]) -> list[str]:
+    """Those keys of the settings that have a holder and are not empty; RUNE passes over all others."""
+    found = [(entry, _HASHED.fullmatch(hashed(entry))) for entry in entries]
+    return [entry for entry, parts in found if parts is not None and parts["holder"]]
+
+
 class ConfiguredKeys:
     """The keys of the settings. They are few, and need no store."""
 
@@ -120,7 +134,7 @@ class ConfiguredKeys:
         """Takes in keys of clients.
 
         Raises:
-            StartupError: one that is empty, or whose tenant cannot be one.
+            StartupError: one that is empty, whose tenant cannot be one, or that is another tenant's already.
         """
         for entry in entries:
             tenant, value = _parts(setting, entry, "KEY or TENANT:KEY")
@@ -130,30 +144,39 @@ class ConfiguredKeys:
                     f"{setting}: {tenant[:80]!r} cannot be a tenant: 1 to 63 letters, digits, '.', '-' or '_'; "
                     "a key stands behind the first colon"
                 )
-            self._keys[value] = Key(f"env-{value[:12]}", tenant, value, Terms(scopes))
+            self._take(setting, tenant, value, Terms(scopes))
 
     def add_workers(self, setting: str, entries: Sequence[str]) -> None:
         """Takes in keys of workers: ENDPOINT:KEY, or TENANT/ENDPOINT:KEY.
 
         Raises:
-            StartupError: one that names no endpoint.
+            StartupError: one that names no endpoint, or that is another tenant's or a client's already.
         """
         for entry in entries:
             place, value = _parts(setting, entry, "ENDPOINT:KEY")
             tenant, slash, endpoint = place.rpartition("/")
             if not endpoint or (slash and not TENANT.fullmatch(tenant)):
                 raise StartupError(f"{setting} must be ENDPOINT:KEY or TENANT/ENDPOINT:KEY, separated by commas")
-            before = self._keys.get(value)
-            endpoints = (endpoint,) if before is None else (*before.terms.endpoints, endpoint)
-            terms = Terms(frozenset({Scope.WORKER}), endpoints=endpoints)
-            if before is not None and before.terms.scopes != terms.scopes:
-                continue  # a client's key that may work as well
-            self._keys[value] = Key(f"env-{value[:12]}", tenant or DEFAULT_TENANT, value, terms)
+            terms = Terms(frozenset({Scope.WORKER}), endpoints=(endpoint,))
+            self._take(setting, tenant or DEFAULT_TENANT, value, terms)
 
     def find(self, presented: str) -> Key | None:
         """The key with this SHA-256, in hex."""
         key = self._keys.get(presented)
         return key if key is not None and hmac.compare_digest(key.digest, presented) else None
+
+    def _take(self, setting: str, tenant: str, value: str, terms: Terms) -> None:
+        """A key that stands in several places may do what each of them says."""
+        before = self._keys.get(value)
+        if before is None:
+            self._keys[value] = Key(f"env-{value[:12]}", tenant, value, terms)
+        elif before.tenant != tenant:
+            raise StartupError(f"{setting}: one key cannot be of two tenants, {before.tenant} and {tenant}")
+        elif bool(before.terms.endpoints) == bool(terms.endpoints):
+            both = Terms(before.terms.scopes | terms.scopes, endpoints=before.terms.endpoints + terms.endpoints)
+            self._keys[value] = msgspec.structs.replace(before, terms=both)
+        elif not terms.scopes <= before.terms.scopes:
+            raise StartupError(f"{setting}: a key of clients cannot be one of an endpoint's workers too")
 
 
 def _parts(setting: str, entry: str, form: str) -> tuple[str, str]:

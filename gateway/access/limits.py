@@ -145,7 +145,7 @@ class Limits:
         counter = self._counters.get((key.id, endpoint, operation))
         if counter is None:
             if key.terms.rate is not None:
-                limit = limit._replace(requests=key.terms.rate)
+                limit = limit._replace(requests=key.terms.rate, per_worker=0)
             counter = Counter(endpoint, f"{key.id}:{operation}", limit, self._process)
             self._counters[key.id, endpoint, operation] = counter
         counter.number += 1

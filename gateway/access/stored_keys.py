@@ -9,9 +9,8 @@ import msgspec
 from ..engine import keys
 from ..engine.batching import Batcher
 from ..errors import Conflict, NotFound
-from .keys import Key, Scope, Terms, digest, new_secret
+from .keys import Key, Scope, Terms, digest, key_of, new_secret
 
-_decode = msgspec.json.Decoder(Key).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -27,13 +26,13 @@ class StoredKeys:
         Raises:
             Conflict: the tenant has too many.
         """
-        secret, created = new_secret(terms.scopes), round(time.time() * 1000)
-        expires = None if seconds is None else created + round(seconds * 1000)
-        key = Key(f"k{secrets.token_hex(8)}", tenant, digest(secret), terms, created, expires)
-        reply = await self._call("key_add", tenant, key.id, key.digest, _encode(key), expires or 0)
-        if reply != b"OK":
+        secret = new_secret(terms.scopes)
+        key = Key(f"k{secrets.token_hex(8)}", tenant, digest(secret), terms, round(time.time() * 1000))
+        ms = 0 if seconds is None else round(seconds * 1000)
+        reply = await self._call("key_add", tenant, key.id, key.digest, _encode(key), ms)
+        if reply == b"FULL":
             raise Conflict(f"tenant {tenant} has as many keys as there may be; revoke one first")
-        return key, secret
+        return key_of(*reply), secret
 
     async def are_there_any(self) -> bool:
         """Whether a key was ever made."""
@@ -41,7 +40,7 @@ class StoredKeys:
 
     async def list(self, tenant: str) -> list[Key]:
         """A tenant's keys, the oldest first."""
-        found = [_decode(key) for key in await self._call("key_list", tenant)]
+        found = [key_of(*reply) for reply in await self._call("key_list", tenant)]
         return sorted(found, key=lambda key: (key.created, key.id))
 
     async def get(self, tenant: str, id: str) -> Key:
@@ -78,7 +77,7 @@ class StoredKeys:
         return await self._batcher.call(keys.ACCESS, function, *arguments)
 
 
-def _found(reply: bytes | None) -> Key:
+def _found(reply: tuple[bytes, int] | None) -> Key:
     if reply is None:
         raise NotFound("no such key")
-    return _decode(reply)
+    return key_of(*reply)

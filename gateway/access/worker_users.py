@@ -23,20 +23,18 @@ class WorkerUsers:
         self._engine = engine
         self._batcher = batcher
 
-    async def grant(self, endpoint: str, worker: str, key: Key) -> dict[str, Any] | None:
-        """As `Credentials.grant`, for a worker that came with the key.
+    async def grant(self, endpoint: str, worker: str, key: Key, is_direct: bool) -> dict[str, Any] | None:
+        """As `Credentials.grant`, for a worker that came with the key; None for one that does not come directly.
 
         Raises:
-            Unauthorized: the key has ended meanwhile.
+            Unauthorized: the key has ended meanwhile, and the worker is dismissed.
         """
-        if not key.created:  # it is set, and ends with the gateway's settings
-            return await self._credentials.grant(endpoint, worker)
-        await self._note(endpoint, worker, key)
-        granted = await self._credentials.grant(endpoint, worker)
         try:
             await self._note(endpoint, worker, key)
+            granted = await self._credentials.grant(endpoint, worker) if is_direct else None
+            await self._note(endpoint, worker, key)  # whoever ended it in between may not have met the user
         except Unauthorized:
-            await self.revoke(endpoint, worker)
+            await self.dismiss(endpoint, worker)
             raise
         return granted
 
@@ -59,15 +57,20 @@ class WorkerUsers:
         """The same for all keys that have expired."""
         await self._dismiss(await self._call("workers_due", WORKERS_PER_CALL))
 
+    async def dismiss(self, endpoint: str, worker: str) -> int:
+        """Lets a worker go; what it has goes back. Returns how many jobs that are."""
+        await self.revoke(endpoint, worker)
+        return await self._engine.leave(endpoint, worker)
+
     async def _dismiss(self, members: list[bytes]) -> None:
         for member in members:
             endpoint, _, worker = member.decode().partition(" ")
-            await self.revoke(endpoint, worker)
-            await self._engine.leave(endpoint, worker)
+            await self.dismiss(endpoint, worker)
 
     async def _note(self, endpoint: str, worker: str, key: Key) -> None:
-        member = _member(endpoint, worker)
-        if not await self._call("worker_came", key.digest, key.id, member, key.expires or 0):
+        if not key.created:
+            return  # it is set, and ends with the gateway's settings
+        if not await self._call("worker_came", key.digest, key.id, _member(endpoint, worker)):
             raise Unauthorized
 
     async def _call(self, function: str, *arguments: str | int) -> Any:

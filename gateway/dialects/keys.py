@@ -11,7 +11,7 @@ from ..access.keys import Key, Scope, Terms
 from ..access.revocation import Revocation
 from ..access.stored_keys import StoredKeys
 from ..engine.endpoints import check_id
-from ..errors import BadRequest
+from ..errors import BadRequest, Forbidden
 from ..http import Answer, Call, Managed, Reply
 from ..settings import Settings
 from .manage import json_object
@@ -54,16 +54,16 @@ class Keys:
 
     async def list(self, call: Call) -> Answer:
         """The tenant's keys."""
-        return Reply(orjson.dumps({"keys": [shown(key) for key in await self._stored.list(call.tenant)]}))
+        return Reply(orjson.dumps({"keys": [shown(key) for key in await self._stored.list(_tenant(call))]}))
 
     async def show(self, call: Call) -> Answer:
         """One key."""
-        return Reply(orjson.dumps(shown(await self._stored.get(call.tenant, call.parameters["key"]))))
+        return Reply(orjson.dumps(shown(await self._stored.get(_tenant(call), call.parameters["key"]))))
 
     async def revoke(self, call: Call) -> Answer:
         """Ends a key at once, and whatever goes on with it."""
         call.facts["subject"] = call.parameters["key"][:100]
-        await self._revocation.revoke(call.tenant, call.parameters["key"])
+        await self._revocation.revoke(_tenant(call), call.parameters["key"])
         return Reply(b"", 204)
 
     async def rotate(self, call: Call) -> Answer:
@@ -71,18 +71,25 @@ class Keys:
         id = call.parameters["key"]
         call.facts["rotates"] = id[:100]
         overlap = _convert(await json_object(call, self._settings, b"{}"), _Rotation).overlap_seconds
-        before = await self._stored.get(call.tenant, id)
+        before = await self._stored.get(_tenant(call), id)
         made = await self._made(call, before.terms, None)
-        if overlap:
-            await self._stored.expire(call.tenant, id, overlap)
+        if overlap * 1000 >= 1:
+            await self._revocation.expire(call.tenant, id, overlap)
         else:
             await self._revocation.revoke(call.tenant, id)
         return made
 
     async def _made(self, call: Call, terms: Terms, seconds: float | None) -> Reply:
-        key, secret = await self._stored.create(call.tenant, terms, seconds)
+        key, secret = await self._stored.create(_tenant(call), terms, seconds)
         call.facts["subject"] = key.id
         return Reply(orjson.dumps({**shown(key), "key": secret}), 201)
+
+
+def _tenant(call: Call) -> str:
+    """The caller's tenant, all of whose endpoints its keys can be for."""
+    if call.key.terms.endpoints:
+        raise Forbidden("this key is not for all endpoints, as the tenant's keys are")
+    return call.tenant
 
 
 def terms_of(wanted: Terms) -> Terms:

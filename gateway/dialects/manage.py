@@ -12,7 +12,7 @@ from ..access.stored_keys import StoredKeys
 from ..access.worker_users import WorkerUsers
 from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_config
 from ..engine.keys import id_of, name_of
-from ..errors import BadRequest, Forbidden
+from ..errors import BadRequest, Conflict, Forbidden
 from ..http import Answer, Call, Managed, Reply
 from ..outbound import Outbound
 from ..settings import Settings
@@ -60,7 +60,11 @@ class Manage:
         if not config.name:
             config = msgspec.structs.replace(config, name=id)
         endpoint = await self._endpoints.create(name_of(call.tenant, id), config)
-        _, secret = await self._stored.create(call.tenant, worker_terms(id))
+        try:
+            _, secret = await self._stored.create(call.tenant, worker_terms(id))
+        except Conflict:  # the answer says that nothing was made
+            await self._endpoints.delete(endpoint.name)
+            raise
         return Reply(orjson.dumps({**_shown(endpoint), "workerKey": secret}), 201)
 
     async def list(self, call: Call) -> Answer:

@@ -91,12 +91,11 @@ class Workers:
         await self._engine.introduce(
             endpoint.name, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
         )
-        is_direct = registration.link == "redis"
         return Reply(
             orjson.dumps(
                 {
                     "worker": worker,
-                    "redis": await self._users.grant(endpoint.name, worker, call.key) if is_direct else None,
+                    "redis": await self._users.grant(endpoint.name, worker, call.key, registration.link == "redis"),
                     "library": LIBRARY,
                     "base": keys.base(endpoint.name),
                     "lease_ms": endpoint.lease_ms,
@@ -112,8 +111,7 @@ class Workers:
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        await self._users.revoke(endpoint.name, worker)
-        return Reply(orjson.dumps({"returned": await self._engine.leave(endpoint.name, worker)}))
+        return Reply(orjson.dumps({"returned": await self._users.dismiss(endpoint.name, worker)}))
 
 
 def _shown(worker: Known) -> dict[str, Any]:

@@ -17,28 +17,31 @@ async def login(
     return list(reply)
 
 
-async def add(driver: Driver, id: str = "k1", digest: str = "d1", tenant: str = "t", expires: int = 0) -> None:
-    assert await driver.call("key_add", tenant, id, digest, f'"{id}"', expires) == "OK"
+async def add(driver: Driver, id: str = "k1", digest: str = "d1", tenant: str = "t", ms: int = 0) -> int:
+    """Returns when it expires."""
+    key, expires = await driver.call("key_add", tenant, id, digest, f'"{id}"', ms)
+    assert key == f'"{id}"'
+    return int(expires)
 
 
 class TestKeys:
     async def test_a_key_is_found_by_its_digest(self, driver: Driver) -> None:
         await add(driver)
-        assert await login(driver, "d1") == ["KEY", '"k1"']
+        assert await login(driver, "d1") == ["KEY", '"k1"', 0]
         assert await login(driver, "d2") == ["WRONG", 0]
 
     async def test_a_tenant_sees_its_own(self, driver: Driver) -> None:
         await add(driver, "k1", "d1", "t")
         await add(driver, "k2", "d2", "u")
-        assert await driver.call("key_list", "t") == ['"k1"']
-        assert await driver.call("key_get", "t", "k1") == '"k1"'
+        assert await driver.call("key_list", "t") == [['"k1"', 0]]
+        assert await driver.call("key_get", "t", "k1") == ['"k1"', 0]
         for function, more in (("key_get", ()), ("key_revoke", ()), ("key_expire", (0,))):
             assert await driver.call(function, "t", "k2", *more) is None
-        assert await login(driver, "d2") == ["KEY", '"k2"']
+        assert await login(driver, "d2") == ["KEY", '"k2"', 0]
 
     async def test_a_revoked_one_is_good_for_nothing_and_told(self, driver: Driver) -> None:
         await add(driver)
-        assert await driver.call("key_revoke", "t", "k1") == '"k1"'
+        assert await driver.call("key_revoke", "t", "k1") == ['"k1"', 0]
         assert await login(driver, "d1") == ["WRONG", 0]
         assert await driver.call("key_list", "t") == []
         ((_, news),) = await driver.key("XRANGE", "news", "-", "+")
@@ -52,16 +55,33 @@ class TestKeys:
     async def test_it_is_remembered_for_a_day_and_no_longer(self, driver: Driver) -> None:
         await add(driver)
         await driver.call("key_revoke", "t", "k1")
-        assert DAY_MS - WINDOW_MS < await driver.key("PTTL", "key:d1") <= DAY_MS
+        assert DAY_MS - WINDOW_MS < await driver.key("PTTL", "ended:d1") <= DAY_MS
+        assert await driver.key("EXISTS", "key:d1") == 0
 
     async def test_one_that_expires_does_so_by_itself(self, driver: Driver) -> None:
-        at = 4_000_000_000_000
-        await add(driver, expires=at)
+        at = await add(driver, ms=2 * DAY_MS)
         assert await driver.key("PEXPIRETIME", "key:d1") == at
-        await driver.call("key_expire", "t", "k1", DAY_MS)
-        assert await driver.key("PTTL", "key:d1") <= DAY_MS
-        await driver.call("key_expire", "t", "k1", 2 * DAY_MS)
-        assert await driver.key("PTTL", "key:d1") <= DAY_MS
+        assert await login(driver, "d1") == ["KEY", '"k1"', at]
+        _, sooner = await driver.call("key_expire", "t", "k1", DAY_MS)
+        assert DAY_MS - WINDOW_MS < at - sooner <= DAY_MS
+        assert await driver.call("key_expire", "t", "k1", 2 * DAY_MS) == ['"k1"', sooner]
+        for reply in (await driver.call("key_get", "t", "k1"), *await driver.call("key_list", "t")):
+            assert reply == ['"k1"', sooner]
+
+    @pytest.mark.parametrize("later", [False, True])
+    async def test_who_has_one_that_has_expired_does_not_guess(self, driver: Driver, later: bool) -> None:
+        await add(driver, ms=0 if later else 50)
+        if later:
+            await driver.call("key_expire", "t", "k1", 50)
+        assert DAY_MS < await driver.key("PTTL", "ended:d1") <= DAY_MS + 50
+        await driver.key("UNLINK", "key:d1")
+        assert [await login(driver, "d1") for _ in range(9)] == [["WRONG", 0]] * 9
+
+    async def test_those_that_have_expired_leave_room_for_others(self, driver: Driver) -> None:
+        for number in range(10_000):
+            await driver.key("HSET", "keys:t", f"old{number}", f"gone{number}")
+        await add(driver)
+        assert await driver.key("HLEN", "keys:t") == 1
 
     async def test_one_that_has_expired_is_listed_no_more(self, driver: Driver) -> None:
         await add(driver)
@@ -82,8 +102,8 @@ class TestFailures:
         for _ in range(3):
             await login(driver)
         assert (await login(driver, "d1"))[0] == "BLOCKED"
-        assert await login(driver, "d1", address="b") == ["KEY", '"k1"']
-        assert await login(driver, "d1", good_keys_pass=True) == ["KEY", '"k1"']
+        assert await login(driver, "d1", address="b") == ["KEY", '"k1"', 0]
+        assert await login(driver, "d1", good_keys_pass=True) == ["KEY", '"k1"', 0]
         assert (await login(driver, "d2", good_keys_pass=True))[0] == "BLOCKED"
 
     async def test_until_the_oldest_of_them_is_old_enough(self, driver: Driver) -> None:
@@ -138,8 +158,8 @@ class TestFailures:
 
 
 class TestWorkers:
-    async def came(self, driver: Driver, worker: str, id: str = "k1", expires: int = 0) -> int:
-        return int(await driver.call("worker_came", id.replace("k", "d"), id, worker, expires))
+    async def came(self, driver: Driver, worker: str, id: str = "k1") -> int:
+        return int(await driver.call("worker_came", id.replace("k", "d"), id, worker))
 
     async def test_are_known_by_the_key_that_they_came_with(self, driver: Driver) -> None:
         for id, digest in (("k1", "d1"), ("k2", "d2")):
@@ -153,9 +173,9 @@ class TestWorkers:
         assert await driver.call("workers_of", "k2", 10) == ["e a"]
 
     async def test_leave_nothing_when_they_go(self, driver: Driver) -> None:
-        await add(driver)
+        await add(driver, ms=DAY_MS)
         before = await driver.keys()
-        await self.came(driver, "e a", expires=4_000_000_000_000)
+        await self.came(driver, "e a")
         assert await driver.call("worker_went", "e a") == 1
         assert await driver.keys() == before
 
@@ -167,11 +187,13 @@ class TestWorkers:
         assert await driver.call("workers_of", "k1", 10) == []
 
     async def test_are_due_when_their_key_expires(self, driver: Driver) -> None:
-        at = int((await driver.raw("TIME"))[0]) * 1000
-        await add(driver)
-        for worker, expires in (("e ends", at + 60_000), ("e stays", 0), ("e renewed", at + 60_000)):
-            await self.came(driver, worker, expires=expires)
-        await self.came(driver, "e renewed", expires=at + DAY_MS)
+        for id, digest, ms in (("k1", "d1", 60_000), ("k2", "d2", 0), ("k3", "d3", 0)):
+            await add(driver, id, digest, ms=ms)
+        for worker, id in (("e ends", "k1"), ("e stays", "k2"), ("e rotated", "k3")):
+            await self.came(driver, worker, id)
+        await driver.call("key_expire", "t", "k3", 120_000)
         assert await driver.call("workers_due", 10) == []
         await driver.pass_time(61_000)
         assert await driver.call("workers_due", 10) == ["e ends"]
+        await driver.pass_time(61_000)
+        assert await driver.call("workers_due", 10) == ["e ends", "e rotated"]

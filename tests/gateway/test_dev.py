@@ -59,6 +59,14 @@ def start(handler: Path, tmp_path: Path) -> Iterator[Start]:
         dev.kill()  # its processes end with it
 
 
+def test_keys_are_in_the_environment_of_no_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNQY_API_KEY", "a-secret")
+    dev = start()
+    dev.ready()
+    for pid in (dev.pid, *descendants(dev.pid)):
+        assert b"a-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def post(url: str, body: Any = None) -> Any:
     response = httpx.post(url, json=body, timeout=30)
     assert response.status_code == 200, response.text

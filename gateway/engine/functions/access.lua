@@ -1,8 +1,9 @@
 -- Who is let in. These functions are called with KEYS[1] "runlane:{/access}".
 --
 -- The keys behind it
---   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key. For a while
---                                'revoked', when it was: whoever has it does not guess
+--   :key:<digest>        string  a key of a client or worker, as JSON, by its SHA-256; expires with the key, and nothing
+--                                else says when that is
+--   :ended:<digest>      string  stays for a while when a key has expired or was revoked: whoever has it does not guess
 --   :keys:<tenant>       hash    the digests of a tenant's keys by their ids
 --   :workers:<key id>    set     the workers that came with a key, each "<endpoint> <worker>"; they go when it does
 --   :came                hash    the id of the key that each of these workers came with
@@ -17,67 +18,85 @@
 local MOST_KEYS = 10000
 local MOST_FAILING = 100000
 local MOST_NEWS = 10000
-local REVOKED_MS = 24 * 3600 * 1000
+local ENDED_MS = 24 * 3600 * 1000
 
 local function tell(base, ...)
   redis.call('XADD', base .. ':news', 'MAXLEN', '~', MOST_NEWS, '*', ...)
 end
 
--- key_add: tenant, key's id, digest, key as JSON, the time at which it expires (0: never).
--- Returns 'OK', or 'FULL' when the tenant has too many.
-local function key_add(keys, args)
-  local base, tenant, id, digest, expires = keys[1], args[1], args[2], args[3], args[5]
-  local index = base .. ':keys:' .. tenant
-  if redis.call('HLEN', index) >= MOST_KEYS then return redis.status_reply('FULL') end
-  redis.call('SET', base .. ':key:' .. digest, args[4])
-  if expires ~= '0' then redis.call('PEXPIREAT', base .. ':key:' .. digest, expires) end
-  redis.call('HSET', index, id, digest)
-  redis.call('INCR', base .. ':made')
-  return redis.status_reply('OK')
+-- {key as JSON, the time at which it expires (0: never)}, or nil when there is none with this digest.
+local function key_of(base, digest)
+  local key = digest and redis.call('GET', base .. ':key:' .. digest)
+  return key and {key, math.max(0, redis.call('PEXPIRETIME', base .. ':key:' .. digest))}
 end
 
--- key_made. Returns how many keys were ever made.
-local function key_made(keys) return tonumber(redis.call('GET', keys[1] .. ':made') or 0) end
+local function end_at(base, digest, at)
+  redis.call('PEXPIREAT', base .. ':key:' .. digest, at)
+  redis.call('SET', base .. ':ended:' .. digest, 1, 'PXAT', at + ENDED_MS)
+end
 
--- key_list: tenant. Returns its keys, as JSON, and forgets those that have expired.
-local function key_list(keys, args)
-  local base, found = keys[1], {}
-  local index = redis.call('HGETALL', base .. ':keys:' .. args[1])
-  for i = 1, #index, 2 do
-    local key = redis.call('GET', base .. ':key:' .. index[i + 1])
+-- A tenant's keys, as `key_of`. Forgets those that have expired.
+local function keys_of(base, tenant)
+  local index, found = base .. ':keys:' .. tenant, {}
+  local digests = redis.call('HGETALL', index)
+  for i = 1, #digests, 2 do
+    local key = key_of(base, digests[i + 1])
     if key then
       found[#found + 1] = key
     else
-      redis.call('HDEL', base .. ':keys:' .. args[1], index[i])
+      redis.call('HDEL', index, digests[i])
     end
   end
   return found
 end
 
--- key_get: tenant, key's id. Returns it as JSON, or nil.
+-- key_add: tenant, key's id, digest, key as JSON, ms until it expires (0: never).
+-- Returns the key as `key_of`, or 'FULL' when the tenant has too many.
+local function key_add(keys, args)
+  local base, tenant, id, digest, ms = keys[1], args[1], args[2], args[3], tonumber(args[5])
+  local index = base .. ':keys:' .. tenant
+  if redis.call('HLEN', index) >= MOST_KEYS and #keys_of(base, tenant) >= MOST_KEYS then
+    return redis.status_reply('FULL')
+  end
+  redis.call('SET', base .. ':key:' .. digest, args[4])
+  if ms > 0 then end_at(base, digest, now() + ms) end
+  redis.call('HSET', index, id, digest)
+  redis.call('INCR', base .. ':made')
+  return key_of(base, digest)
+end
+
+-- key_made. Returns how many keys were ever made.
+local function key_made(keys) return tonumber(redis.call('GET', keys[1] .. ':made') or 0) end
+
+-- key_list: tenant. Returns its keys, as `key_of`.
+local function key_list(keys, args) return keys_of(keys[1], args[1]) end
+
+-- key_get: tenant, key's id. Returns it as `key_of`.
 local function key_get(keys, args)
-  local digest = redis.call('HGET', keys[1] .. ':keys:' .. args[1], args[2])
-  return digest and redis.call('GET', keys[1] .. ':key:' .. digest)
+  return key_of(keys[1], redis.call('HGET', keys[1] .. ':keys:' .. args[1], args[2]))
 end
 
--- key_expire: tenant, key's id, ms from now. The key ends then, unless it ends sooner. Returns it as JSON, or nil.
+-- key_expire: tenant, key's id, ms from now. The key ends then, unless it ends sooner. Returns it as `key_of`.
 local function key_expire(keys, args)
-  local base, at = keys[1], now()
+  local base, at = keys[1], now() + args[3]
   local digest = redis.call('HGET', base .. ':keys:' .. args[1], args[2])
-  local key = digest and redis.call('GET', base .. ':key:' .. digest)
-  if not key then return false end
-  local ends = redis.call('PEXPIRETIME', base .. ':key:' .. digest)
-  if ends < 0 or ends > at + args[3] then redis.call('PEXPIREAT', base .. ':key:' .. digest, at + args[3]) end
-  return key
+  local key = key_of(base, digest)
+  if not key or (key[2] > 0 and key[2] <= at) then return key end
+  end_at(base, digest, at)
+  for _, worker in ipairs(redis.call('SMEMBERS', base .. ':workers:' .. args[2])) do
+    redis.call('ZADD', base .. ':expiring', at, worker)
+  end
+  return {key[1], at}
 end
 
--- key_revoke: tenant, key's id. Returns the key as JSON, which is good for nothing from now on, or nil.
+-- key_revoke: tenant, key's id. The key is good for nothing from now on. Returns it as `key_of`.
 local function key_revoke(keys, args)
   local base, index = keys[1], keys[1] .. ':keys:' .. args[1]
   local digest = redis.call('HGET', index, args[2])
   if not digest then return false end
-  local key = redis.call('GET', base .. ':key:' .. digest)
-  redis.call('SET', base .. ':key:' .. digest, 'revoked', 'PX', REVOKED_MS)
+  local key = key_of(base, digest)
+  redis.call('UNLINK', base .. ':key:' .. digest)
+  redis.call('SET', base .. ':ended:' .. digest, 1, 'PX', ENDED_MS)
   redis.call('HDEL', index, args[2])
   tell(base, 'revoked', digest)
   return key
@@ -94,15 +113,15 @@ local function worker_went(keys, args)
   return 1
 end
 
--- worker_came: digest of its key, the key's id, "<endpoint> <worker>", the time at which the key expires (0: never).
--- Returns 1, or 0 when the key is good no more.
+-- worker_came: digest of its key, the key's id, "<endpoint> <worker>". Returns 1, or 0 when the key is good no more.
 local function worker_came(keys, args)
   local base, worker = keys[1], args[3]
-  if (redis.call('GET', base .. ':key:' .. args[1]) or 'revoked') == 'revoked' then return 0 end
+  local key = key_of(base, args[1])
+  if not key then return 0 end
   worker_went(keys, {worker})
   redis.call('SADD', base .. ':workers:' .. args[2], worker)
   redis.call('HSET', base .. ':came', worker, args[2])
-  if args[4] ~= '0' then redis.call('ZADD', base .. ':expiring', args[4], worker) end
+  if key[2] > 0 then redis.call('ZADD', base .. ':expiring', key[2], worker) end
   return 1
 end
 
@@ -145,16 +164,17 @@ end
 
 -- login: digest of the key that was presented ('' for none), address ('' when failures do not count), most failures,
 -- the ms within which they count, and 1 when good keys pass from a blocked address.
--- A key that was revoked is wrong, and no failure. Returns {'KEY', key as JSON}, {'WRONG', ms for which the address is blocked from now on (0: not)} or {'BLOCKED', ms}.
+-- A key that has ended is wrong, and no failure. Returns {'KEY', key as JSON, the time at which it expires (0: never)},
+-- {'WRONG', ms for which the address is blocked from now on (0: not)} or {'BLOCKED', ms}.
 local function login(keys, args)
   local base, at, digest, address = keys[1], now(), args[1], args[2]
   local most, window = tonumber(args[3]), tonumber(args[4])
   local ms = address ~= '' and blocked_for(base, address, most, window, at)
   if ms and args[5] ~= '1' then return {'BLOCKED', ms} end
-  local key = digest ~= '' and redis.call('GET', base .. ':key:' .. digest)
-  if key and key ~= 'revoked' then return {'KEY', key} end
+  local key = digest ~= '' and key_of(base, digest)
+  if key then return {'KEY', unpack(key)} end
   if ms then return {'BLOCKED', ms} end
-  if key then return {'WRONG', 0} end
+  if redis.call('EXISTS', base .. ':ended:' .. digest) == 1 then return {'WRONG', 0} end
   return {'WRONG', address ~= '' and note_failure(base, address, most, window, at) or 0}
 end
 

@@ -62,6 +62,17 @@ async def test_who_did_what_to_what_when_and_from_where(audited: tuple[Gateway, 
     assert len({line["key"] for line in found}) == 2  # the administrator's, and the worker's
 
 
+async def test_what_it_was_that_failed(audited: tuple[Gateway, Lines], endpoint: str) -> None:
+    gateway, lines = audited
+    async with client_of(gateway, ADMIN_KEY) as http:
+        await endpoint_of(http, endpoint)
+        await http.post("/v1/endpoints", json={"id": endpoint})
+        await http.delete("/v1/keys/never-was")
+    assert [(line["status"], line.get("endpoint"), line.get("subject")) for line in lines()] == [
+        (201, endpoint, None), (409, endpoint, None), (404, None, "never-was"),
+    ]  # fmt: skip
+
+
 async def test_failed_logins(audited: tuple[Gateway, Lines]) -> None:
     gateway, lines = audited
     async with client_of(gateway, "a-secret-guess") as http:

@@ -4,7 +4,7 @@ import pytest
 from gateway.access.access import configured_keys
 from gateway.access.keys import CLIENT_SCOPES, TENANT_SCOPES, Key, Scope, digest, hashed, presented_key
 from gateway.errors import StartupError
-from gateway.settings import Settings
+from gateway.settings import Settings, load
 
 from ..clients import API_KEY, Target, Worker
 from ..conftest import Make, client_of
@@ -84,6 +84,32 @@ def test_a_key_that_cannot_be_one_is_a_mistake_and_opens_nothing(key: str) -> No
 def test_a_worker_key_that_names_no_endpoint(key: str) -> None:
     with pytest.raises(StartupError, match="ENDPOINT:KEY"):
         configured_keys(Settings(api_keys=("x",), worker_keys=(key,)))
+
+
+def test_rune_s_tokens_are_read_as_rune_does() -> None:
+    keys = configured_keys(load({"RUNE_API_TOKENS": "a:b,c:d:e, f : g ,bad,:x,y:"}))
+    held_by = {token: key and key.tenant for token in ("b", "d:e", "g") for key in [keys.find(digest(token))]}
+    assert held_by == {"b": "a", "d:e": "c", "g": "f"}
+    assert [keys.find(digest(token)) for token in ("bad", "x", ":x", "")] == [None] * 4
+
+
+def test_one_key_in_several_settings_may_do_what_each_of_them_says() -> None:
+    runqy = {"runqy_api_key": "k", "runqy_client_api_key": "k", "runqy_worker_api_key": "k"}
+    assert held(found("k", **runqy)) == ("default", TENANT_SCOPES)
+    assert held(found("k", admin_keys=("a:k",), api_keys=("a:k",))) == ("a", frozenset(Scope))
+    both = found("k", runqy_worker_api_key="k", worker_keys=("e:k",))
+    assert both is not None
+    assert both.terms.endpoints == ()  # as the first one says
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"api_keys": ("a:k", "b:k")}, {"api_keys": ("a:k",), "admin_keys": ("b:k",)},
+     {"worker_keys": ("a/e:k", "b/f:k")}, {"api_keys": ("a:k",), "worker_keys": ("b/f:k",)}],
+)  # fmt: skip
+def test_one_key_of_two_tenants_is_a_mistake(settings: dict[str, object]) -> None:
+    with pytest.raises(StartupError, match="two tenants"):
+        found("k", **settings)
 
 
 # through the gateway

@@ -77,6 +77,15 @@ class TestRate:
         assert second.headers["ratelimit-limit"] == "1"
         first.cancel()
 
+    async def test_workers_add_nothing_to_a_key_s_own(self, one: httpx.AsyncClient, endpoint: str) -> None:
+        target = await endpoint_of(one, endpoint)
+        worker = await target.register("w1")
+        worker.ready()
+        key = bearer((await created(one, rate=1))["key"])
+        assert (await target.post("/run", {"input": 1}, headers=key)).status_code == 200
+        check_limited(await target.post("/run", {"input": 1}, headers=key), 1)
+        target.close()
+
     async def test_an_event_stream_counts_once(self, one: httpx.AsyncClient, endpoint: str) -> None:
         target = await endpoint_of(one, endpoint)
         id = await target.run(1)
