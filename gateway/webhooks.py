@@ -161,7 +161,7 @@ class Webhooks:
         tenant = tenant_of(endpoint)
         secrets = await self._secrets.in_force(tenant)
         try:
-            status = await self._post(claim, body, secrets)
+            status = await self._post(tenant, claim, body, secrets)
         except Failed as failure:
             self._room.note(tenant, claim.receiver, False)
             return Outcome.AGAIN, failure.kind
@@ -173,7 +173,7 @@ class Webhooks:
             return Outcome.DELIVERED, str(status)
         return Outcome.FAILED if status == GONE else Outcome.AGAIN, str(status)
 
-    async def _post(self, claim: Claim, body: bytes, secrets: list[WebhookSecret]) -> int:
+    async def _post(self, tenant: str, claim: Claim, body: bytes, secrets: list[WebhookSecret]) -> int:
         at = claim.at // 1000
         if len(body) > BYTES_TO_SIGN_HERE:
             signature = await asyncio.to_thread(signatures, secrets, claim.id, at, body)
@@ -186,7 +186,7 @@ class Webhooks:
             "webhook-timestamp": str(at),
             "webhook-signature": signature,
         }
-        return await self._outbound.post(claim.url, headers, body, self._settings.webhook_seconds)
+        return await self._outbound.post(claim.url, headers, body, self._settings.webhook_seconds, tenant)
 
     async def _settle(self, endpoint: str, claim: Claim, outcome: Outcome, result: str, began: float) -> None:
         """Says how it ended, for as long as the claim lasts."""
