@@ -452,6 +452,15 @@ class TestTheLog:
             pass
         assert await driver.keys() == set()
 
+    async def test_goes_with_the_endpoint_some_receivers_at_a_time(self, driver: Driver) -> None:
+        for number in range(5):
+            await end_one(driver, webhooks=f"https://{number}.example/")
+        left = [5]
+        while not await driver.call("remove", 2):
+            left.append(await driver.key("ZCARD", "webhooks"))
+        assert sorted(set(left), reverse=True) == [5, 3, 1, 0]
+        assert await driver.keys() == set()
+
     async def test_of_no_endpoint(self, driver: Driver) -> None:
         while not await driver.call("remove", 2):
             pass

@@ -134,10 +134,12 @@ local function trim_log(base, at)
 end
 
 forget_deliveries = function(base, most)
-  for _, receiver in ipairs(redis.call('ZRANGE', base .. ':webhooks', 0, -1)) do
+  local receivers = redis.call('ZRANGE', base .. ':webhooks', 0, most - 1)
+  for _, receiver in ipairs(receivers) do
     redis.call('UNLINK', base .. ':webhooks:' .. receiver)
+    redis.call('ZREM', base .. ':webhooks', receiver)
   end
-  redis.call('UNLINK', base .. ':webhooks')
+  if #receivers == most then return false end
   local ids = redis.call('ZRANGE', base .. ':deliveries', 0, most - 1)
   for _, id in ipairs(ids) do forget_delivery(base, id) end
   return #ids < most
