@@ -9,6 +9,9 @@ import msgspec
 from ..errors import Conflict, NotFound
 from . import keys
 from .batching import Argument, Batcher
+from .engine import Limit
+
+MOST_LOOKED_AT = 1000
 
 
 class DeliveryState(enum.StrEnum):
@@ -110,27 +113,29 @@ class Deliveries:
         """Gives up a claim that was not tried; others may have the delivery after `delay_ms`."""
         await self._call(endpoint, "release_webhook", claim.id, claim.number, delay_ms)
 
-    async def get(self, endpoint: str, id: str) -> Delivery:
+    async def get(self, endpoint: str, id: str, limit: Limit = "") -> Delivery:
         """One delivery.
 
         Raises:
             NotFound: no such delivery in this endpoint.
         """
-        found = _delivery(id, await self._call(endpoint, "webhook", id))
+        found = _delivery(id, await self._call(endpoint, "webhook", id, limit=limit))
         if found is None:
             raise NotFound(f"no webhook {id}")
         return found
 
-    async def list(self, endpoint: str, count: int, cursor: str | None, state: DeliveryState | None) -> Logged:
-        """Up to `count` deliveries, the one that was scheduled last first. With a state, looks at no more than ten
-        times as many per call: a page can be short, or empty, and still have a cursor.
+    async def list(
+        self, endpoint: str, count: int, cursor: str | None, state: DeliveryState | None, limit: Limit = ""
+    ) -> Logged:
+        """Up to `count` deliveries, the one that was scheduled last first. With a state, looks at no more than a
+        thousand: a page can be short, or empty, and still have a cursor.
 
         Raises:
             NotFound: no such endpoint.
         """
         bound, _, seen = (cursor or "+inf.0").rpartition(".")
-        most = count if state is None else count * 10
-        reply = await self._call(endpoint, "webhooks", bound, seen, most)
+        most = count if state is None else max(count, MOST_LOOKED_AT)
+        reply = await self._call(endpoint, "webhooks", bound, seen, most, limit=limit)
         if reply is None:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         found: list[Delivery] = []
@@ -146,20 +151,22 @@ class Deliveries:
         is_more = len(reply) == 3 * most or len(found) == count
         return Logged(found, f"{bound}.{seen}" if is_more else None)
 
-    async def retry(self, endpoint: str, id: str) -> None:
+    async def retry(self, endpoint: str, id: str, limit: Limit = "") -> None:
         """Has a delivery tried now, whatever its state.
 
         Raises:
             NotFound: no such delivery in this endpoint.
             Conflict: its job is kept no longer as it was at its end.
         """
-        reply = await self._call(endpoint, "retry_webhook", id)
+        reply = await self._call(endpoint, "retry_webhook", id, limit=limit)
         if reply == b"GONE":
             raise NotFound(f"no webhook {id}")
         if reply != b"OK":
             raise Conflict("the job is no longer kept as it was at its end, so there is nothing to deliver")
 
-    async def _call(self, endpoint: str, function: str, *arguments: Argument) -> Any:
+    async def _call(self, endpoint: str, function: str, *arguments: Argument, limit: Limit = "") -> Any:
+        if limit:
+            function, arguments = "limited", (limit, function, *arguments)
         return await self._batcher.call(keys.base(endpoint), function, *arguments)
 
 
