@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from .engine.deliveries import Taken
+
 PARTS_OF_A_TENANT = 4
 """One tenant may have a fourth of all."""
 
@@ -19,13 +21,15 @@ Receiver = tuple[str, str]
 class Room:
     """What is under way in this process.
 
-    A receiver that was in trouble gets one at a time, until it has been well. What one tenant does to a receiver is
-    nothing to the others: to each it is another one.
+    A receiver that was in trouble gets one at a time, until it has been well. All of a tenant's that are share half of
+    what the tenant has, so that there is always something for the others. What one tenant does to a receiver is nothing
+    to the others: to each it is another one.
     """
 
     def __init__(self, most: int, each: int) -> None:
         """`most` at once in all, `each` for one receiver."""
         self._most = most
+        self._most_of_one = max(1, most // PARTS_OF_A_TENANT)
         self._each = each
         self._count = 0
         self._tenants: Counter[str] = Counter()
@@ -35,13 +39,20 @@ class Room:
 
     def left(self, tenant: str) -> int:
         """How many more there may be for a tenant."""
-        own = max(1, self._most // PARTS_OF_A_TENANT)
-        return min(self._most - self._count, own - self._tenants[tenant])
+        return min(self._most - self._count, self._most_of_one - self._tenants[tenant])
 
-    def taken(self, tenant: str) -> dict[str, int]:
+    def left_for_failing(self, tenant: str) -> int:
+        """How many more of these may be for receivers in trouble."""
+        taken = sum(count for each, count in self._receivers.items() if each[0] == tenant and each in self._failing)
+        return max(0, max(1, self._most_of_one // 2) - taken)
+
+    def taken(self, tenant: str) -> list[Taken]:
         """The receivers of a tenant that may have fewer than others, and how many more."""
         known = {each for each in (*self._receivers, *self._failing) if each[0] == tenant}
-        return {each[1]: max(0, self._most_for(each) - self._receivers[each]) for each in known}
+        return [
+            Taken(each[1], max(0, self._most_for(each) - self._receivers[each]), each in self._failing)
+            for each in known
+        ]
 
     def enter(self, tenant: str, receiver: str, size: int) -> bool:
         """Lets a delivery of so many bytes begin, if there is room for them."""

@@ -120,8 +120,9 @@ class Webhooks:
         if most <= 0:
             return
         claims, is_more = await self._deliveries.claim(
-            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver, self._room.taken(tenant)
-        )
+            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver,
+            self._room.left_for_failing(tenant), self._room.taken(tenant),
+        )  # fmt: skip
         self._due.pop(endpoint, None)
         if is_more:
             self._due[endpoint] = None  # behind the others

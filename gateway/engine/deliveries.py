@@ -1,8 +1,8 @@
 """Deliveries of webhooks, as the store keeps them; see functions/webhooks.lua."""
 
 import enum
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,14 @@ class Outcome(enum.StrEnum):
     DELIVERED = "delivered"
     AGAIN = "again"
     FAILED = "failed"
+
+
+class Taken(NamedTuple):
+    """A receiver that may have fewer deliveries than others, how many, and whether it is in trouble."""
+
+    receiver: str
+    most: int
+    in_trouble: bool
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
@@ -81,7 +89,7 @@ class Deliveries:
         self._batcher = batcher
 
     async def claim(
-        self, endpoint: str, lease_ms: int, most: int, each: int, taken: Mapping[str, int]
+        self, endpoint: str, lease_ms: int, most: int, each: int, failing: int, taken: Iterable[Taken]
     ) -> tuple[list[Claim], bool]:
         """Takes deliveries that are due.
 
@@ -90,13 +98,14 @@ class Deliveries:
             lease_ms: after so long, others may have them.
             most: how many there may be.
             each: how many there may be for one receiver.
-            taken: receivers that may have fewer than `each`, and how many.
+            failing: how many there may be for all that are in trouble.
+            taken: receivers that may have fewer than `each`.
 
         Returns:
             The claims, and whether other deliveries are due.
         """
-        pairs = (part for pair in taken.items() for part in pair)
-        left, rows = await self._call(endpoint, "claim_webhooks", lease_ms, most, each, *pairs)
+        fewer = (part for one in taken for part in (one.receiver, one.most, int(one.in_trouble)))
+        left, rows = await self._call(endpoint, "claim_webhooks", lease_ms, most, each, failing, *fewer)
         return [msgspec.convert([_text(value) for value in row], Claim) for row in rows], bool(left)
 
     async def settle(

@@ -10,7 +10,7 @@ async def test_a_page_looks_at_so_many_and_says_where_to_go_on(driver: Driver, e
     deliveries = Deliveries(engine.batcher)
     rare = await driver.submit(webhooks="https://rare.example/")
     await driver.call("cancel", rare)
-    (claimed,) = (await driver.call("claim_webhooks", 30_000, 1, 1))[1]
+    (claimed,) = (await driver.call("claim_webhooks", 30_000, 1, 1, 1))[1]
     await driver.call("settle_webhook", claimed[0], claimed[4], "failed", 1, "410", 0)
     await driver.pass_time(10)
     for _ in range(MOST_LOOKED_AT):
