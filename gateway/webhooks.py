@@ -91,10 +91,8 @@ class Webhooks:
             await end(self._claiming)
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=SECONDS_TO_END)
-        left = dict(self._under_way)
-        for task, (endpoint, claim) in left.items():
-            await end(task)
-            await self._release(endpoint, claim, 0)
+        left = list(self._under_way.items())
+        await asyncio.gather(*(self._give_back(task, endpoint, claim) for task, (endpoint, claim) in left))
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -202,6 +200,10 @@ class Webhooks:
                 await asyncio.sleep(SECONDS_BETWEEN_REPEATS)
             else:
                 return
+
+    async def _give_back(self, task: "asyncio.Task[None]", endpoint: str, claim: Claim) -> None:
+        await end(task)
+        await self._release(endpoint, claim, 0)
 
     async def _release(self, endpoint: str, claim: Claim, delay_ms: int) -> None:
         try:

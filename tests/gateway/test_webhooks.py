@@ -12,6 +12,9 @@ import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
 import handler_sdk
+from gateway import webhooks
+from gateway.engine.deliveries import Claim
+from gateway.settings import Settings
 from gateway.webhooks import delay_ms
 
 from ..stores import Server, valkey
@@ -19,7 +22,7 @@ from .clients import API_KEY, Target, Worker
 from .conftest import Make, client_of
 from .processes import Gateway
 from .receiver import HANG, Receiver
-from .waiting import eventually
+from .waiting import SECONDS, eventually
 
 RETRY_SECONDS = 0.05
 AT_ONCE = 4
@@ -319,6 +322,33 @@ async def test_many_receivers_that_hang_leave_room_for_others(
         await receiver.wait_for(1)
         assert sum(len(each.received) for each in hanging) <= 6
         target.close()
+
+
+async def test_what_is_given_back_waits_for_the_store_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "SECONDS_TO_END", 0.01)
+    begun, all_begun, released = asyncio.Event(), asyncio.Barrier(3), []
+    claims = [Claim(f"msg_{i}_1", "j", "http://a.example/", "http://a.example", 1, 0, 1, 0) for i in range(3)]
+
+    class Slow:
+        async def claim(self, *_: object) -> tuple[list[Claim], bool]:
+            return claims, False
+
+        async def event(self, *_: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def release(self, _: str, claim: Claim, __: int) -> None:
+            await all_begun.wait()
+            released.append(claim)
+
+    slow: Any = Slow()
+    sender = webhooks.Webhooks(slow, slow, slow, slow, Settings())
+    sender.start()
+    sender.due("e")
+    await begun.wait()
+    async with asyncio.timeout(SECONDS):
+        await sender.stop()
+    assert sorted(claim.id for claim in released) == [claim.id for claim in claims]
 
 
 @pytest.mark.parametrize(
