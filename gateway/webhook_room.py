@@ -13,6 +13,7 @@ LARGE_AT_ONCE = 134_217_728
 one, of whatever size."""
 
 MOST_FAILING = 1000
+"""Receivers in trouble that are remembered of one tenant."""
 
 Receiver = tuple[str, str]
 """A tenant and a receiver of its webhooks."""
@@ -35,7 +36,7 @@ class Room:
         self._tenants: Counter[str] = Counter()
         self._receivers: Counter[Receiver] = Counter()
         self._large: Counter[tuple[str, ...]] = Counter()
-        self._failing: dict[Receiver, None] = {}
+        self._failing: dict[str, dict[str, None]] = {}
 
     def left(self, tenant: str) -> int:
         """How many more there may be for a tenant."""
@@ -43,14 +44,15 @@ class Room:
 
     def left_for_failing(self, tenant: str) -> int:
         """How many more of these may be for receivers in trouble."""
-        taken = sum(count for each, count in self._receivers.items() if each[0] == tenant and each in self._failing)
+        taken = sum(self._receivers[tenant, each] for each in self._failing.get(tenant, ()))
         return max(0, max(1, self._most_of_one // 2) - taken)
 
     def taken(self, tenant: str) -> list[Taken]:
         """The receivers of a tenant that may have fewer than others, and how many more."""
-        known = {each for each in (*self._receivers, *self._failing) if each[0] == tenant}
+        failing = self._failing.get(tenant, {})
+        known = failing | {each: None for of, each in self._receivers if of == tenant}
         return [
-            Taken(each[1], max(0, self._most_for(each) - self._receivers[each]), each in self._failing)
+            Taken(each, max(0, self._most_for(each in failing) - self._receivers[tenant, each]), each in failing)
             for each in known
         ]
 
@@ -76,14 +78,17 @@ class Room:
 
     def note(self, tenant: str, receiver: str, is_well: bool) -> None:
         """How the receiver was found."""
-        self._failing.pop((tenant, receiver), None)
+        failing = self._failing.setdefault(tenant, {})
+        failing.pop(receiver, None)
         if not is_well:
-            self._failing[tenant, receiver] = None
-            if len(self._failing) > MOST_FAILING:
-                del self._failing[next(iter(self._failing))]
+            failing[receiver] = None
+            if len(failing) > MOST_FAILING:
+                del failing[next(iter(failing))]
+        if not failing:
+            del self._failing[tenant]
 
-    def _most_for(self, receiver: Receiver) -> int:
-        return min(1, self._each) if receiver in self._failing else self._each
+    def _most_for(self, in_trouble: bool) -> int:
+        return min(1, self._each) if in_trouble else self._each
 
 
 def _places(tenant: str, receiver: str) -> dict[tuple[str, ...], int]:

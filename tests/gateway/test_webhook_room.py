@@ -70,10 +70,12 @@ def test_what_a_tenant_does_to_a_receiver_is_nothing_to_others() -> None:
     assert room.taken("u") == []
 
 
-def test_few_of_those_in_trouble_are_remembered() -> None:
+def test_few_of_those_in_trouble_are_remembered_of_each_tenant() -> None:
     room = Room(100, 4)
+    room.note("u", A, False)
     for number in range(1500):
         room.note("t", str(number), False)
+    assert room.taken("u") == [Taken(A, 1, True)]
     assert {int(each.receiver) for each in room.taken("t")} == set(range(500, 1500))
 
 
