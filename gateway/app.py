@@ -164,7 +164,7 @@ class App:
 
             async def operation(call: Call, methods: dict[str, Managed] = methods) -> Answer:
                 managed = methods[call.method]
-                await access.admit(call, managed.scope)
+                await access.admit(call, managed.scope, managed.limit)
                 return await self._audit.of(managed.event, managed.operation)(call)
 
             served = Served(operation, tuple(methods), None)

@@ -235,12 +235,13 @@ class Served(NamedTuple):
 
 
 class Managed(NamedTuple):
-    """An operation that is not on jobs, what a key has to be good for, and what the audit log calls it, if it is told
-    there."""
+    """An operation that is not on jobs, what a key has to be good for, what the audit log calls it, if it is told
+    there, and whose limit of requests counts."""
 
     operation: Operation
     scope: KeyScope
     event: str = ""
+    limit: str = ""
 
 
 class Endpoint:

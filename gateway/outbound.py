@@ -11,11 +11,8 @@ No proxy of the environment is used, no redirect followed, nothing decoded, and 
 
 import asyncio
 import logging
-import socket
 import ssl
-import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
 from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Any
@@ -24,12 +21,12 @@ import httpcore
 
 from .addresses import Address, Guard, Target
 from .errors import BadRequest
+from .lookups import Lookups
 
 logger = logging.getLogger(__name__)
 logging.getLogger("httpcore").setLevel(logging.INFO)  # below that, it logs what the other side sent
 
 ATTEMPTS = 4  # addresses of one name that are tried
-LOOKUPS = 64  # at once; each is a thread, that may hang for as long as a name server does
 PIECE = 65536
 ANSWER_LIMIT = 65536
 ANSWER_PIECE = 8192  # parsing it takes some 10 ms at the worst, when all of it is tiny 1xx answers
@@ -72,10 +69,10 @@ class Outbound:
 
     def __init__(self, allow: Iterable[str] = ()) -> None:
         self._guard = Guard(allow)
-        self._network = _Network(self._guard)
+        self._lookups = Lookups()
         self._tls = ssl.create_default_context()  # the system's authorities, or those of SSL_CERT_FILE
         # One for each origin: what a pool does for a request grows with the square of its idle connections.
-        self._pools: dict[tuple[str, str, int], httpcore.AsyncConnectionPool] = {}
+        self._pools: dict[tuple[str, str, str, int], httpcore.AsyncConnectionPool] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
     def check_url(self, url: str) -> str:
@@ -87,7 +84,7 @@ class Outbound:
         """
         return self._guard.target(url).url
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float) -> int:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, seconds: float, of: str = "") -> int:
         """Sends one POST request and returns the status of its answer, whatever that is.
 
         Once the status is there, what follows has no part in it: it is read, to use the connection again, up to 64 KB
@@ -98,6 +95,7 @@ class Outbound:
             headers: all but `Host` and `Content-Length`, which are made here.
             body: sent as it is.
             seconds: for everything, from looking the name up.
+            of: whose request it is. Connections and slow name servers are not shared with others.
 
         Raises:
             Failed: no status came in that time.
@@ -108,7 +106,7 @@ class Outbound:
             raise Failed("refused") from None
         status = 0
         try:
-            async with asyncio.timeout(seconds), self._request(target, headers, body, seconds) as answer:
+            async with asyncio.timeout(seconds), self._request(target, headers, body, seconds, of) as answer:
                 status = answer.status
                 async with asyncio.timeout(REST_SECONDS):
                     async for _ in answer.aiter_stream():
@@ -131,20 +129,20 @@ class Outbound:
             await pool.aclose()
         self._pools.clear()
 
-    def _pool(self, target: Target) -> httpcore.AsyncConnectionPool:
-        origin = (target.scheme, target.host, target.port)
+    def _pool(self, target: Target, of: str) -> httpcore.AsyncConnectionPool:
+        origin = (of, target.scheme, target.host, target.port)
         if origin not in self._pools:
             self._pools[origin] = httpcore.AsyncConnectionPool(
                 ssl_context=self._tls,
                 max_connections=None,
                 max_keepalive_connections=IDLE_CONNECTIONS if len(self._pools) < IDLE_ORIGINS else 0,
                 keepalive_expiry=IDLE_SECONDS,
-                network_backend=self._network,
+                network_backend=_Network(self._guard, self._lookups, of),
             )
         return self._pools[origin]
 
-    def _request(self, target: Target, headers: Mapping[str, str], body: bytes, seconds: float) -> Any:
-        return self._pool(target).stream(
+    def _request(self, target: Target, headers: Mapping[str, str], body: bytes, seconds: float, of: str) -> Any:
+        return self._pool(target, of).stream(
             "POST",
             httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path),
             headers=[*headers.items(), ("Host", target.authority), ("Content-Length", str(len(body)))],
@@ -189,12 +187,13 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 
 class _Network(httpcore.AsyncNetworkBackend):
-    """Makes connections to addresses that the guard has passed."""
+    """Makes connections to addresses that the guard has passed, on behalf of `of`."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, lookups: Lookups, of: str) -> None:
         self._guard = guard
+        self._lookups = lookups
+        self._of = of
         self._sockets = httpcore.AnyIOBackend()
-        self._lookups = asyncio.Semaphore(LOOKUPS)
 
     async def connect_tcp(
         self,
@@ -224,32 +223,7 @@ class _Network(httpcore.AsyncNetworkBackend):
         try:
             return [ip_address(host)]
         except ValueError:
-            return await self._look_up(host)
-
-    async def _look_up(self, host: str) -> list[Address]:
-        """The addresses of a name, none when there are none.
-
-        In a thread of its own, since the system's resolver blocks, for half a minute when name servers are silent: the
-        default executor's few threads would be gone for all others, and a pool's are waited for when the process ends.
-        """
-        await self._lookups.acquire()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Address]] = loop.create_future()
-
-        def give(found: list[Address]) -> None:
-            self._lookups.release()  # only now, whoever still waits: the thread counted until here
-            if not answer.done():
-                answer.set_result(found)
-
-        def run() -> None:
-            found: list[Address] = []
-            with suppress(OSError, UnicodeError):
-                found = [ip_address(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(give, found)
-
-        threading.Thread(target=run, name="outbound-lookup", daemon=True).start()
-        return await answer
+            return await self._lookups.addresses_of(host, self._of)
 
 
 def _alternating(addresses: list[Address]) -> list[Address]:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from .engine.deliveries import Taken
+
 PARTS_OF_A_TENANT = 4
 """One tenant may have a fourth of all."""
 
@@ -11,6 +13,7 @@ LARGE_AT_ONCE = 134_217_728
 one, of whatever size."""
 
 MOST_FAILING = 1000
+"""Receivers in trouble that are remembered of one tenant."""
 
 Receiver = tuple[str, str]
 """A tenant and a receiver of its webhooks."""
@@ -19,29 +22,39 @@ Receiver = tuple[str, str]
 class Room:
     """What is under way in this process.
 
-    A receiver that was in trouble gets one at a time, until it has been well. What one tenant does to a receiver is
-    nothing to the others: to each it is another one.
+    A receiver that was in trouble gets one at a time, until it has been well. All of a tenant's that are share half of
+    what the tenant has, so that there is always something for the others. What one tenant does to a receiver is nothing
+    to the others: to each it is another one.
     """
 
     def __init__(self, most: int, each: int) -> None:
         """`most` at once in all, `each` for one receiver."""
         self._most = most
+        self._most_of_one = max(1, most // PARTS_OF_A_TENANT)
         self._each = each
         self._count = 0
         self._tenants: Counter[str] = Counter()
         self._receivers: Counter[Receiver] = Counter()
         self._large: Counter[tuple[str, ...]] = Counter()
-        self._failing: dict[Receiver, None] = {}
+        self._failing: dict[str, dict[str, None]] = {}
 
     def left(self, tenant: str) -> int:
         """How many more there may be for a tenant."""
-        own = max(1, self._most // PARTS_OF_A_TENANT)
-        return min(self._most - self._count, own - self._tenants[tenant])
+        return min(self._most - self._count, self._most_of_one - self._tenants[tenant])
 
-    def taken(self, tenant: str) -> dict[str, int]:
+    def left_for_failing(self, tenant: str) -> int:
+        """How many more of these may be for receivers in trouble."""
+        taken = sum(self._receivers[tenant, each] for each in self._failing.get(tenant, ()))
+        return max(0, max(1, self._most_of_one // 2) - taken)
+
+    def taken(self, tenant: str) -> list[Taken]:
         """The receivers of a tenant that may have fewer than others, and how many more."""
-        known = {each for each in (*self._receivers, *self._failing) if each[0] == tenant}
-        return {each[1]: max(0, self._most_for(each) - self._receivers[each]) for each in known}
+        failing = self._failing.get(tenant, {})
+        known = failing | {each: None for of, each in self._receivers if of == tenant}
+        return [
+            Taken(each, max(0, self._most_for(each in failing) - self._receivers[tenant, each]), each in failing)
+            for each in known
+        ]
 
     def enter(self, tenant: str, receiver: str, size: int) -> bool:
         """Lets a delivery of so many bytes begin, if there is room for them."""
@@ -65,14 +78,17 @@ class Room:
 
     def note(self, tenant: str, receiver: str, is_well: bool) -> None:
         """How the receiver was found."""
-        self._failing.pop((tenant, receiver), None)
+        failing = self._failing.setdefault(tenant, {})
+        failing.pop(receiver, None)
         if not is_well:
-            self._failing[tenant, receiver] = None
-            if len(self._failing) > MOST_FAILING:
-                del self._failing[next(iter(self._failing))]
+            failing[receiver] = None
+            if len(failing) > MOST_FAILING:
+                del failing[next(iter(failing))]
+        if not failing:
+            del self._failing[tenant]
 
-    def _most_for(self, receiver: Receiver) -> int:
-        return min(1, self._each) if receiver in self._failing else self._each
+    def _most_for(self, in_trouble: bool) -> int:
+        return min(1, self._each) if in_trouble else self._each
 
 
 def _places(tenant: str, receiver: str) -> dict[tuple[str, ...], int]:

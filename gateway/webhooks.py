@@ -91,10 +91,8 @@ class Webhooks:
             await end(self._claiming)
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=SECONDS_TO_END)
-        left = dict(self._under_way)
-        for task, (endpoint, claim) in left.items():
-            await end(task)
-            await self._release(endpoint, claim, 0)
+        left = list(self._under_way.items())
+        await asyncio.gather(*(self._give_back(task, endpoint, claim) for task, (endpoint, claim) in left))
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -120,8 +118,9 @@ class Webhooks:
         if most <= 0:
             return
         claims, is_more = await self._deliveries.claim(
-            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver, self._room.taken(tenant)
-        )
+            endpoint, self._lease_ms, most, self._settings.webhooks_at_once_per_receiver,
+            self._room.left_for_failing(tenant), self._room.taken(tenant),
+        )  # fmt: skip
         self._due.pop(endpoint, None)
         if is_more:
             self._due[endpoint] = None  # behind the others
@@ -161,7 +160,7 @@ class Webhooks:
         tenant = tenant_of(endpoint)
         secrets = await self._secrets.in_force(tenant)
         try:
-            status = await self._post(claim, body, secrets)
+            status = await self._post(tenant, claim, body, secrets)
         except Failed as failure:
             self._room.note(tenant, claim.receiver, False)
             return Outcome.AGAIN, failure.kind
@@ -173,7 +172,7 @@ class Webhooks:
             return Outcome.DELIVERED, str(status)
         return Outcome.FAILED if status == GONE else Outcome.AGAIN, str(status)
 
-    async def _post(self, claim: Claim, body: bytes, secrets: list[WebhookSecret]) -> int:
+    async def _post(self, tenant: str, claim: Claim, body: bytes, secrets: list[WebhookSecret]) -> int:
         at = claim.at // 1000
         if len(body) > BYTES_TO_SIGN_HERE:
             signature = await asyncio.to_thread(signatures, secrets, claim.id, at, body)
@@ -186,7 +185,7 @@ class Webhooks:
             "webhook-timestamp": str(at),
             "webhook-signature": signature,
         }
-        return await self._outbound.post(claim.url, headers, body, self._settings.webhook_seconds)
+        return await self._outbound.post(claim.url, headers, body, self._settings.webhook_seconds, tenant)
 
     async def _settle(self, endpoint: str, claim: Claim, outcome: Outcome, result: str, began: float) -> None:
         """Says how it ended, for as long as the claim lasts."""
@@ -201,6 +200,10 @@ class Webhooks:
                 await asyncio.sleep(SECONDS_BETWEEN_REPEATS)
             else:
                 return
+
+    async def _give_back(self, task: "asyncio.Task[None]", endpoint: str, claim: Claim) -> None:
+        await end(task)
+        await self._release(endpoint, claim, 0)
 
     async def _release(self, endpoint: str, claim: Claim, delay_ms: int) -> None:
         try:

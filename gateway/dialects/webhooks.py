@@ -42,9 +42,9 @@ class WebhookLog:
         """(path, method), and what is served there."""
         one = "/v2/{endpoint}/webhooks/{delivery}"
         return {
-            ("/v2/{endpoint}/webhooks", "GET"): Managed(self.list, Scope.READ),
-            (one, "GET"): Managed(self.show, Scope.READ),
-            (f"{one}/retry", "POST"): Managed(self.retry, Scope.SUBMIT),
+            ("/v2/{endpoint}/webhooks", "GET"): Managed(self.list, Scope.READ, limit="requests"),
+            (one, "GET"): Managed(self.show, Scope.READ, limit="status"),
+            (f"{one}/retry", "POST"): Managed(self.retry, Scope.SUBMIT, limit="run"),
             ("/v1/webhook-secrets", "GET"): Managed(self.list_secrets, Scope.MANAGE),
             ("/v1/webhook-secrets", "POST"): Managed(self.rotate_secret, Scope.MANAGE, "webhook_secret.rotate"),
         }
@@ -60,18 +60,18 @@ class WebhookLog:
         if cursor is not None and not re.fullmatch(r"\d{1,16}\.\d{1,16}", cursor, re.ASCII):
             raise BadRequest("cursor must be what an earlier page gave as next")
         found = await self._deliveries.list(
-            call.endpoint, int(limit), cursor, DeliveryState(state) if state is not None else None
+            call.endpoint, int(limit), cursor, DeliveryState(state) if state is not None else None, call.limit
         )
         return Reply(orjson.dumps({"webhooks": [_shown(each) for each in found.deliveries], "next": found.cursor}))
 
     async def show(self, call: Call) -> Answer:
         """One delivery."""
-        return Reply(orjson.dumps(_shown(await self._deliveries.get(call.endpoint, _delivery_id(call)))))
+        return Reply(orjson.dumps(_shown(await self._deliveries.get(call.endpoint, _delivery_id(call), call.limit))))
 
     async def retry(self, call: Call) -> Answer:
         """Has a delivery tried now, also one that was delivered or has failed."""
         id = _delivery_id(call)
-        await self._deliveries.retry(call.endpoint, id)
+        await self._deliveries.retry(call.endpoint, id, call.limit)
         return Reply(orjson.dumps(_shown(await self._deliveries.get(call.endpoint, id))))
 
     async def list_secrets(self, call: Call) -> Answer:

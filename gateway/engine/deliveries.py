@@ -1,14 +1,17 @@
 """Deliveries of webhooks, as the store keeps them; see functions/webhooks.lua."""
 
 import enum
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..errors import Conflict, NotFound
 from . import keys
 from .batching import Argument, Batcher
+from .engine import Limit
+
+MOST_LOOKED_AT = 1000
 
 
 class DeliveryState(enum.StrEnum):
@@ -25,6 +28,14 @@ class Outcome(enum.StrEnum):
     DELIVERED = "delivered"
     AGAIN = "again"
     FAILED = "failed"
+
+
+class Taken(NamedTuple):
+    """A receiver that may have fewer deliveries than others, how many, and whether it is in trouble."""
+
+    receiver: str
+    most: int
+    in_trouble: bool
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
@@ -78,7 +89,7 @@ class Deliveries:
         self._batcher = batcher
 
     async def claim(
-        self, endpoint: str, lease_ms: int, most: int, each: int, taken: Mapping[str, int]
+        self, endpoint: str, lease_ms: int, most: int, each: int, failing: int, taken: Iterable[Taken]
     ) -> tuple[list[Claim], bool]:
         """Takes deliveries that are due.
 
@@ -87,13 +98,14 @@ class Deliveries:
             lease_ms: after so long, others may have them.
             most: how many there may be.
             each: how many there may be for one receiver.
-            taken: receivers that may have fewer than `each`, and how many.
+            failing: how many there may be for all that are in trouble.
+            taken: receivers that may have fewer than `each`.
 
         Returns:
             The claims, and whether other deliveries are due.
         """
-        pairs = (part for pair in taken.items() for part in pair)
-        left, rows = await self._call(endpoint, "claim_webhooks", lease_ms, most, each, *pairs)
+        fewer = (part for one in taken for part in (one.receiver, one.most, int(one.in_trouble)))
+        left, rows = await self._call(endpoint, "claim_webhooks", lease_ms, most, each, failing, *fewer)
         return [msgspec.convert([_text(value) for value in row], Claim) for row in rows], bool(left)
 
     async def settle(
@@ -110,27 +122,29 @@ class Deliveries:
         """Gives up a claim that was not tried; others may have the delivery after `delay_ms`."""
         await self._call(endpoint, "release_webhook", claim.id, claim.number, delay_ms)
 
-    async def get(self, endpoint: str, id: str) -> Delivery:
+    async def get(self, endpoint: str, id: str, limit: Limit = "") -> Delivery:
         """One delivery.
 
         Raises:
             NotFound: no such delivery in this endpoint.
         """
-        found = _delivery(id, await self._call(endpoint, "webhook", id))
+        found = _delivery(id, await self._call(endpoint, "webhook", id, limit=limit))
         if found is None:
             raise NotFound(f"no webhook {id}")
         return found
 
-    async def list(self, endpoint: str, count: int, cursor: str | None, state: DeliveryState | None) -> Logged:
-        """Up to `count` deliveries, the one that was scheduled last first. With a state, looks at no more than ten
-        times as many per call: a page can be short, or empty, and still have a cursor.
+    async def list(
+        self, endpoint: str, count: int, cursor: str | None, state: DeliveryState | None, limit: Limit = ""
+    ) -> Logged:
+        """Up to `count` deliveries, the one that was scheduled last first. With a state, looks at no more than a
+        thousand: a page can be short, or empty, and still have a cursor.
 
         Raises:
             NotFound: no such endpoint.
         """
         bound, _, seen = (cursor or "+inf.0").rpartition(".")
-        most = count if state is None else count * 10
-        reply = await self._call(endpoint, "webhooks", bound, seen, most)
+        most = count if state is None else max(count, MOST_LOOKED_AT)
+        reply = await self._call(endpoint, "webhooks", bound, seen, most, limit=limit)
         if reply is None:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         found: list[Delivery] = []
@@ -146,20 +160,22 @@ class Deliveries:
         is_more = len(reply) == 3 * most or len(found) == count
         return Logged(found, f"{bound}.{seen}" if is_more else None)
 
-    async def retry(self, endpoint: str, id: str) -> None:
+    async def retry(self, endpoint: str, id: str, limit: Limit = "") -> None:
         """Has a delivery tried now, whatever its state.
 
         Raises:
             NotFound: no such delivery in this endpoint.
             Conflict: its job is kept no longer as it was at its end.
         """
-        reply = await self._call(endpoint, "retry_webhook", id)
+        reply = await self._call(endpoint, "retry_webhook", id, limit=limit)
         if reply == b"GONE":
             raise NotFound(f"no webhook {id}")
         if reply != b"OK":
             raise Conflict("the job is no longer kept as it was at its end, so there is nothing to deliver")
 
-    async def _call(self, endpoint: str, function: str, *arguments: Argument) -> Any:
+    async def _call(self, endpoint: str, function: str, *arguments: Argument, limit: Limit = "") -> Any:
+        if limit:
+            function, arguments = "limited", (limit, function, *arguments)
         return await self._batcher.call(keys.base(endpoint), function, *arguments)
 
 

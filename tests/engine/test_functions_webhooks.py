@@ -27,11 +27,13 @@ class Claimed(NamedTuple):
     at: int
 
 
-async def claim(driver: Driver, most: int = 100, each: int = 100, **taken: int) -> list[Claimed]:
+async def claim(
+    driver: Driver, most: int = 100, each: int = 100, failing: int = 100, in_trouble: bool = False, **taken: int
+) -> list[Claimed]:
     """What a gateway process gets; `taken`: how many more receivers A and B may have."""
     names = {"a": RECEIVER_A, "b": RECEIVER_B}
-    pairs = [part for name, count in taken.items() for part in (names[name], count)]
-    _, rows = await driver.call("claim_webhooks", LEASE_MS, most, each, *pairs)
+    fewer = [part for name, count in taken.items() for part in (names[name], count, int(in_trouble))]
+    _, rows = await driver.call("claim_webhooks", LEASE_MS, most, each, failing, *fewer)
     return [Claimed(*row) for row in rows]
 
 
@@ -226,8 +228,15 @@ class TestAClaim:
     async def test_says_whether_more_is_due(self, driver: Driver, most: int, taken: dict[str, int], left: int) -> None:
         await end_one(driver)
         await end_one(driver)
-        pairs = [RECEIVER_A, taken["a"]] if taken else []
-        assert (await driver.call("claim_webhooks", LEASE_MS, most, 100, *pairs))[0] == left
+        fewer = [RECEIVER_A, taken["a"], 0] if taken else []
+        assert (await driver.call("claim_webhooks", LEASE_MS, most, 100, 100, *fewer))[0] == left
+
+    @pytest.mark.parametrize(("failing", "claimed"), [(0, [B]), (1, [A, B]), (2, [A, A, B])])
+    async def test_has_so_many_for_receivers_in_trouble(self, driver: Driver, failing: int, claimed: list[str]) -> None:
+        for url in (A, A, A, B):
+            await end_one(driver, webhooks=url)
+        found = await claim(driver, failing=failing, a=5, in_trouble=True)
+        assert sorted(each.url for each in found) == sorted(claimed)
 
     async def test_knows_the_size_of_what_is_told(self, driver: Driver) -> None:
         await end_one(driver, value="x" * 5000)
@@ -450,6 +459,15 @@ class TestTheLog:
         await driver.submit(webhooks=A)  # which is cancelled, and not told
         while not await driver.call("remove", 2):
             pass
+        assert await driver.keys() == set()
+
+    async def test_goes_with_the_endpoint_some_receivers_at_a_time(self, driver: Driver) -> None:
+        for number in range(5):
+            await end_one(driver, webhooks=f"https://{number}.example/")
+        left = [5]
+        while not await driver.call("remove", 2):
+            left.append(await driver.key("ZCARD", "webhooks"))
+        assert sorted(set(left), reverse=True) == [5, 3, 1, 0]
         assert await driver.keys() == set()
 
     async def test_of_no_endpoint(self, driver: Driver) -> None:

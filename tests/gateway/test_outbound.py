@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway import outbound
+from gateway import lookups, outbound
 from gateway.errors import BadRequest, StartupError
 from gateway.outbound import Failed, Outbound
 
@@ -538,26 +538,84 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     answer.set()
 
 
-def lookups() -> int:
+def threads() -> int:
     return sum(thread.name == "outbound-lookup" for thread in threading.enumerate())
 
 
 async def test_a_silent_name_service_takes_a_few_threads_and_none_of_the_others(
     hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbound, "LOOKUPS", 3)
+    monkeypatch.setattr(lookups, "LOOKUPS", 3)
     client = Outbound(LOOPBACK)
     async with receiving(answering("200 OK")) as receiver:
         url = f"http://name.example:{receiver.port}/"
         kinds = await asyncio.gather(*(kind_of(client, url, SHORT) for _ in range(10)))
         assert kinds == ["timeout"] * 10
-        assert lookups() == 3
+        assert threads() == 3
         assert await asyncio.to_thread(lambda: "free") == "free"
         assert await client.post(f"http://127.0.0.1:{receiver.port}/", {}, b"", ENOUGH) == 200  # has no name to look up
         hanging.set()
         assert await client.post(url, {}, b"", ENOUGH) == 200
         await client.close()
-    eventually_true(lambda: lookups() == 0)
+    eventually_true(lambda: threads() == 0)
+
+
+async def test_slow_name_servers_of_one_keep_no_other_waiting(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "LOOKUPS_OF_ONE", 3)
+    quick, answer = socket.getaddrinfo, threading.Event()
+
+    def look_up(host: str, port: int | None, **options: Any) -> list[Any]:
+        if host.endswith("slow.example"):
+            answer.wait(60)
+        return quick(host, port, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names.answers["quick.example"] = [["127.0.0.1"]]
+    client = Outbound(LOOPBACK)
+    async with receiving(answering("200 OK")) as receiver:
+        slow = [
+            asyncio.create_task(client.post(f"http://{number}.slow.example/", {}, b"", ENOUGH, "a"))
+            for number in range(20)
+        ]
+
+        async def all_that_may() -> bool:
+            return threads() == 3
+
+        await eventually(all_that_may)
+        url = f"http://quick.example:{receiver.port}/"
+        assert await client.post(url, {}, b"", ENOUGH, "b") == 200
+        with pytest.raises(Failed):
+            await client.post(url, {}, b"", SHORT, "a")
+        assert threads() == 3
+        answer.set()
+        ends = await asyncio.gather(*slow, return_exceptions=True)
+        assert {end.kind for end in ends if isinstance(end, Failed)} == {"unresolved"}
+        assert await client.post(url, {}, b"", ENOUGH, "a") == 200
+        await client.close()
+
+
+async def test_connections_are_shared_with_no_other(client: Outbound) -> None:
+    async with receiving(answering("200 OK")) as receiver:
+        for of, connections in (("a", 1), ("b", 2), ("a", 2)):
+            assert await client.post(f"http://127.0.0.1:{receiver.port}/", {}, b"", ENOUGH, of) == 200
+            assert receiver.connections == connections
+
+
+async def test_a_system_without_threads_takes_nothing_for_good(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    names.answers["name.example"] = [["127.0.0.1"]]
+    client = Outbound(LOOPBACK)
+    async with receiving(answering("200 OK")) as receiver:
+        url = f"http://name.example:{receiver.port}/"
+        monkeypatch.setattr(lookups, "LOOKUPS", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(3):
+                assert await kind_of(client, url) == "unresolved"
+        assert await client.post(url, {}, b"", ENOUGH) == 200
+        await client.close()
 
 
 def test_a_loop_may_end_while_a_name_is_looked_up(hanging: threading.Event) -> None:
@@ -566,7 +624,7 @@ def test_a_loop_may_end_while_a_name_is_looked_up(hanging: threading.Event) -> N
 
     assert asyncio.run(ask()) == "timeout"
     hanging.set()
-    eventually_true(lambda: lookups() == 0)  # an exception in the thread would be a warning, and an error
+    eventually_true(lambda: threads() == 0)  # an exception in the thread would be a warning, and an error
 
 
 @pytest.mark.parametrize("kind", outbound.TEXTS)

@@ -1,8 +1,10 @@
 """Webhooks as their receivers and tenants see them: a gateway with all that is behind it, and receivers on loopback."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +12,9 @@ import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
 import handler_sdk
+from gateway import webhooks
+from gateway.engine.deliveries import Claim
+from gateway.settings import Settings
 from gateway.webhooks import delay_ms
 
 from ..stores import Server, valkey
@@ -17,7 +22,7 @@ from .clients import API_KEY, Target, Worker
 from .conftest import Make, client_of
 from .processes import Gateway
 from .receiver import HANG, Receiver
-from .waiting import eventually
+from .waiting import SECONDS, eventually
 
 RETRY_SECONDS = 0.05
 AT_ONCE = 4
@@ -33,6 +38,20 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         tmp_path_factory.mktemp("webhook-gateway"), server.url, outbound_allow="127.0.0.1",
         api_keys=f"{API_KEY},other:{OTHERS_KEY}", admin_keys=f"limited:{ADMIN_KEY}", rate_limits="off",
         webhook_seconds="2", webhook_retry_seconds=str(RETRY_SECONDS), webhooks_at_once_per_receiver=str(AT_ONCE),
+    )  # fmt: skip
+    yield gateway
+    gateway.stop()
+    server.stop()
+
+
+@pytest.fixture
+def few_at_once(tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway that sends two webhooks of a tenant at once."""
+    server = Server(tmp_path / "store", valkey())
+    server.start()
+    gateway = Gateway(
+        tmp_path / "gateway", server.url, outbound_allow="127.0.0.1", api_keys=API_KEY, rate_limits="off",
+        webhook_seconds="2", webhook_retry_seconds=str(RETRY_SECONDS), webhooks_at_once="8",
     )  # fmt: skip
     yield gateway
     gateway.stop()
@@ -273,6 +292,63 @@ async def test_a_receiver_in_trouble_gets_one_at_a_time(target: Target, worker: 
     receiver.let_go()
     for id in ids:
         await settled(target, f"msg_{id}_1", "delivered")
+
+
+async def test_many_receivers_that_hang_leave_room_for_others(
+    make_target: Make, few_at_once: Gateway, receiver: Receiver
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(client_of(few_at_once))
+        target = Target(http, (await http.post("/v1/endpoints", json={})).json())
+        worker = await target.register()
+        hanging = [Receiver() for _ in range(3)]
+        for each in hanging:
+            each.answers["/"] = [500, HANG]
+            await each.start()
+            stack.push_async_callback(each.stop)
+        for each in hanging:
+            await run_to_end(target, worker, webhook=each.url())
+            await each.wait_for(1)
+        for each in hanging * 3:
+            await run_to_end(target, worker, webhook=each.url())
+
+        async def some_hang() -> bool:
+            return sum(len(each.received) for each in hanging) >= 4
+
+        await eventually(some_hang)
+
+        await run_to_end(target, worker, webhook=receiver.url())
+
+        await receiver.wait_for(1)
+        assert sum(len(each.received) for each in hanging) <= 6
+        target.close()
+
+
+async def test_what_is_given_back_waits_for_the_store_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "SECONDS_TO_END", 0.01)
+    begun, all_begun, released = asyncio.Event(), asyncio.Barrier(3), []
+    claims = [Claim(f"msg_{i}_1", "j", "http://a.example/", "http://a.example", 1, 0, 1, 0) for i in range(3)]
+
+    class Slow:
+        async def claim(self, *_: object) -> tuple[list[Claim], bool]:
+            return claims, False
+
+        async def event(self, *_: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def release(self, _: str, claim: Claim, __: int) -> None:
+            await all_begun.wait()
+            released.append(claim)
+
+    slow: Any = Slow()
+    sender = webhooks.Webhooks(slow, slow, slow, slow, Settings())
+    sender.start()
+    sender.due("e")
+    await begun.wait()
+    async with asyncio.timeout(SECONDS):
+        await sender.stop()
+    assert sorted(claim.id for claim in released) == [claim.id for claim in claims]
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,12 @@ local function trim_log(base, at)
 end
 
 forget_deliveries = function(base, most)
-  for _, receiver in ipairs(redis.call('ZRANGE', base .. ':webhooks', 0, -1)) do
+  local receivers = redis.call('ZRANGE', base .. ':webhooks', 0, most - 1)
+  for _, receiver in ipairs(receivers) do
     redis.call('UNLINK', base .. ':webhooks:' .. receiver)
+    redis.call('ZREM', base .. ':webhooks', receiver)
   end
-  redis.call('UNLINK', base .. ':webhooks')
+  if #receivers == most then return false end
   local ids = redis.call('ZRANGE', base .. ':deliveries', 0, most - 1)
   for _, id in ipairs(ids) do forget_delivery(base, id) end
   return #ids < most
@@ -158,18 +160,21 @@ local function claim_one(base, id, receiver, lease, at)
   return {id, known.job, known.url, receiver, number, tonumber(known.tries), size, at}
 end
 
--- claim_webhooks: ms for which they are claimed, most in all, most for each receiver, then (receiver, most for it) pairs
--- for those that may have fewer. Trims the log, when that is due.
+-- claim_webhooks: ms for which they are claimed, most in all, most for each receiver, most for those in trouble together,
+-- then (receiver, most for it, 1 when it is in trouble) for those that may have fewer. Trims the log, when that is due.
 -- Returns {1 when others are due (else 0), {id, job id, URL, receiver, number of the claim, failed tries, bytes of the
 -- job, now} for each}.
 local function claim_webhooks(keys, args)
-  local base, at, lease, most, each = keys[1], now(), args[1], tonumber(args[2]), tonumber(args[3])
-  local allowed, claimed, left = {}, {}, 0
-  for i = 4, #args, 2 do allowed[args[i]] = tonumber(args[i + 1]) end
-  -- The receivers that may have none are among the pairs; each of the others has something.
+  local base, at, lease, most, each, failing = keys[1], now(), args[1], tonumber(args[2]), tonumber(args[3]),
+    tonumber(args[4])
+  local allowed, in_trouble, claimed, left = {}, {}, {}, 0
+  for i = 5, #args, 3 do
+    allowed[args[i]], in_trouble[args[i]] = tonumber(args[i + 1]), args[i + 2] == '1'
+  end
+  -- The receivers that may have none are among the arguments; each of the others has something.
   local due = redis.call('ZRANGE', base .. ':webhooks', '-inf', at, 'BYSCORE', 'LIMIT', 0, most + #args)
   for _, receiver in ipairs(due) do
-    local count = math.min(allowed[receiver] or each, most - #claimed)
+    local count = math.min(allowed[receiver] or each, most - #claimed, in_trouble[receiver] and failing or most)
     if receiver == LOG then
       trim_log(base, at)
     elseif count <= 0 then
@@ -178,6 +183,7 @@ local function claim_webhooks(keys, args)
       local queue = base .. ':webhooks:' .. receiver
       local ids = redis.call('ZRANGE', queue, '-inf', at, 'BYSCORE', 'LIMIT', 0, count)
       for _, id in ipairs(ids) do claimed[#claimed + 1] = claim_one(base, id, receiver, lease, at) end
+      if in_trouble[receiver] then failing = failing - #ids end
       refresh(base, receiver)
       if #ids == count then left = 1 end
     end
