@@ -109,8 +109,16 @@ class Delivering(HttpToolsProtocol):
             on_undelivered()
 
     def expect_hang_up(self, on_hang_up: Callable[[], None]) -> None:
-        """Of `Connection`."""
-        self._on_hang_up = on_hang_up
+        """Of `Connection`. The client may have gone away before anybody asked."""
+        if self._has_ended or self.transport.is_closing():
+            on_hang_up()
+        else:
+            self._on_hang_up = on_hang_up
+
+    def look_for_hang_up(self) -> None:
+        """Of a client from whom nothing is read for now, the event loop does not tell that it has gone away."""
+        if self._tcp_info()[0] != TCP_ESTABLISHED:
+            self.abort()
 
     def abort(self) -> None:
         """Of `Connection`."""

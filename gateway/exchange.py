@@ -117,6 +117,8 @@ class Exchange:
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self._body = self._body, b""
+        if not self.more_body:  # nobody may ask for more, and whoever is not read from is not seen to hang up
+            self._flow.resume_reading()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
     async def run(self, app: ASGIApp) -> None:

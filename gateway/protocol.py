@@ -102,7 +102,9 @@ class Protocol(Delivering):
                     data = self._take_head(data)
                 else:
                     self._keep(data)
-                    return
+                    break
+            if self.flow.read_paused:
+                self._expect_within(0)
         except Error as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
@@ -168,9 +170,13 @@ class Protocol(Delivering):
 
     def on_deadline(self) -> None:
         """What is to come has not come in time. Whoever has sent nothing gets no answer, which could be taken for that
-        of a request on its way."""
+        of a request on its way. While a request is under way, nothing is to come but the end."""
         self.server_state.deadlines.pop(self, None)
-        if self._head and not self._is_refused:
+        if self._is_under_way and not self._is_refused:
+            if self.flow.read_paused:
+                self._expect_within(0)
+                self.look_for_hang_up()
+        elif self._head and not self._is_refused:
             seconds = self.config.settings.header_seconds
             self._refuse(RequestTimeout(f"the headers did not arrive within {seconds:g} s"))
         else:
