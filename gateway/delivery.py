@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Of Linux' <linux/tcp.h>: states, and `struct tcp_info`, which begins with the state.
 TCP_ESTABLISHED = 1
 TCP_CLOSE = 7
+BYTES_ACKED = 120
+"""Where in it the number of bytes stands that the other side has acknowledged (since Linux 4.1)."""
 
 FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
 """Headers that say that the client is a proxy."""
@@ -47,6 +49,9 @@ class _Gathering:
     def write_eof(self) -> None:
         self._send()
         self._transport.write_eof()
+
+    def flush(self) -> None:
+        self._send()
 
     def close(self) -> None:
         self._send()
@@ -124,6 +129,15 @@ class Delivering(HttpToolsProtocol):
         """Of `Connection`."""
         self.transport.abort()
 
+    def acknowledged(self) -> int | None:
+        """Of `Reader`."""
+        try:
+            connection = self.transport.get_extra_info("socket")
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED + 8)
+            return cast(int, struct.unpack_from("Q", info, BYTES_ACKED)[0])
+        except (AttributeError, OSError, struct.error):  # not Linux, or not TCP
+            return None
+
     def expects_nothing(self) -> None:
         """A client that asks again has read the last answer."""
         self._on_undelivered = self._on_hang_up = None
@@ -131,6 +145,12 @@ class Delivering(HttpToolsProtocol):
     @property
     def _holds_data(self) -> bool:
         return cast(_Gathering, self.transport).holds_data
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether the client has all that was written."""
+        cast(_Gathering, self.transport).flush()
+        return not self._holds_data and self._tcp_info()[1] == 0
 
     @property
     def _is_under_way(self) -> bool:
