@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Of Linux' <linux/tcp.h>: states, and `struct tcp_info`, which begins with the state.
 TCP_ESTABLISHED = 1
 TCP_CLOSE = 7
+BYTES_ACKED = 120
+"""Where in it the number of bytes stands that the other side has acknowledged (since Linux 4.1)."""
 
 FROM_A_PROXY = {b"forwarded", b"via", b"x-forwarded-for"}
 """Headers that say that the client is a proxy."""
@@ -47,6 +49,9 @@ class _Gathering:
     def write_eof(self) -> None:
         self._send()
         self._transport.write_eof()
+
+    def flush(self) -> None:
+        self._send()
 
     def close(self) -> None:
         self._send()
@@ -109,12 +114,29 @@ class Delivering(HttpToolsProtocol):
             on_undelivered()
 
     def expect_hang_up(self, on_hang_up: Callable[[], None]) -> None:
-        """Of `Connection`."""
-        self._on_hang_up = on_hang_up
+        """Of `Connection`. The client may have gone away before anybody asked."""
+        if self._has_ended or self.transport.is_closing():
+            on_hang_up()
+        else:
+            self._on_hang_up = on_hang_up
+
+    def look_for_hang_up(self) -> None:
+        """Of a client from whom nothing is read for now, the event loop does not tell that it has gone away."""
+        if self._tcp_info()[0] != TCP_ESTABLISHED:
+            self.abort()
 
     def abort(self) -> None:
         """Of `Connection`."""
         self.transport.abort()
+
+    def acknowledged(self) -> int | None:
+        """Of `Reader`."""
+        try:
+            connection = self.transport.get_extra_info("socket")
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED + 8)
+            return cast(int, struct.unpack_from("Q", info, BYTES_ACKED)[0])
+        except (AttributeError, OSError, struct.error):  # not Linux, or not TCP
+            return None
 
     def expects_nothing(self) -> None:
         """A client that asks again has read the last answer."""
@@ -123,6 +145,12 @@ class Delivering(HttpToolsProtocol):
     @property
     def _holds_data(self) -> bool:
         return cast(_Gathering, self.transport).holds_data
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether the client has all that was written."""
+        cast(_Gathering, self.transport).flush()
+        return not self._holds_data and self._tcp_info()[1] == 0
 
     @property
     def _is_under_way(self) -> bool:

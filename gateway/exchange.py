@@ -117,6 +117,8 @@ class Exchange:
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         body, self._body = self._body, b""
+        if not self.more_body:  # nobody may ask for more, and whoever is not read from is not seen to hang up
+            self._flow.resume_reading()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
     async def run(self, app: ASGIApp) -> None:
@@ -133,8 +135,10 @@ class Exchange:
             self._on_response = _nothing  # else it and the connection hold one another
 
     async def _give_up(self) -> None:
+        """Who has a part of an answer sees that it has no end."""
         if self.response_started:
-            self.transport.close()
+            self.keep_alive = False
+            self._finish()
         else:
             await self._answer_500()
 
@@ -230,6 +234,9 @@ class Exchange:
     def _complete(self) -> None:
         if self._left:
             raise RuntimeError("the answer is shorter than it said")
+        self._finish()
+
+    def _finish(self) -> None:
         self.response_complete = True
         self.message_event.set()
         self._on_response()

@@ -15,6 +15,7 @@ from .exchange import Defaults, Exchange, refusal, request_id
 from .framing import MOST_HEADERS, Chunks, Line, fault_in, take_head
 from .http import CONNECTION, REQUEST_ID
 from .settings import Settings
+from .unread import Unread
 
 SECONDS_IDLE = 75
 """How long a connection is kept between two requests."""
@@ -25,6 +26,9 @@ SECONDS_FOR_LAST_REQUESTS = 0.2
 SECONDS_TO_LINGER = 1.0
 MOST_DROPPED = 20_000_000
 """A client that has its last answer while it still sends sees it only if we go on reading: so long, and so much."""
+
+SECONDS_BETWEEN_LOOKS = 0.1
+"""Under TLS, whether a client has read its last answer is looked at so often."""
 
 MOST_AHEAD = 65536
 """Bytes of further requests that are taken from the socket while one is answered."""
@@ -45,6 +49,7 @@ class State(ServerState):
         super().__init__()
         self.defaults = Defaults(())
         self.deadlines: dict[Protocol, float] = {}
+        self.unread = Unread()
         self.is_ending = False
 
     def end_late(self, now: float) -> None:
@@ -77,6 +82,7 @@ class Protocol(Delivering):
     _is_refused = False
     _dropped = 0
     _ending = False
+    _is_closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of asyncio: a client is there."""
@@ -88,7 +94,19 @@ class Protocol(Delivering):
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio: the client is gone."""
         self.server_state.deadlines.pop(self, None)
+        self.server_state.unread.discard(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Of asyncio: the client reads more slowly than it is answered."""
+        super().pause_writing()
+        self.server_state.unread.add(self, self.loop.time())
+
+    def resume_writing(self) -> None:
+        """Of asyncio."""
+        super().resume_writing()
+        if not self._is_closing:
+            self.server_state.unread.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio."""
@@ -102,7 +120,9 @@ class Protocol(Delivering):
                     data = self._take_head(data)
                 else:
                     self._keep(data)
-                    return
+                    break
+            if self.flow.read_paused:
+                self._expect_within(0)
         except Error as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
@@ -168,13 +188,17 @@ class Protocol(Delivering):
 
     def on_deadline(self) -> None:
         """What is to come has not come in time. Whoever has sent nothing gets no answer, which could be taken for that
-        of a request on its way."""
+        of a request on its way. While a request is under way, nothing is to come but the end."""
         self.server_state.deadlines.pop(self, None)
-        if self._head and not self._is_refused:
+        if self._is_under_way and not self._is_refused:
+            if self.flow.read_paused:
+                self._expect_within(0)
+                self.look_for_hang_up()
+        elif self._head and not self._is_refused:
             seconds = self.config.settings.header_seconds
             self._refuse(RequestTimeout(f"the headers did not arrive within {seconds:g} s"))
         else:
-            self.transport.close()
+            self._close()
 
     def shutdown(self) -> None:
         """Of uvicorn: the server ends."""
@@ -185,7 +209,7 @@ class Protocol(Delivering):
 
     def _end(self) -> None:
         if self.cycle is None or self.cycle.response_complete or self._is_refused:
-            self.transport.close()
+            self._close()
 
     def _scope(self, line: Line, id: bytes) -> Scope:
         path = line.path.decode("ascii")
@@ -252,7 +276,7 @@ class Protocol(Delivering):
         if self._is_in_body:
             self.cycle.cut_off()
             if self.cycle.response_started:
-                self.transport.close()
+                self._close()
                 return
         self.transport.write(refusal(error, self.server_state.defaults))
         self._end_sending(still_comes=True)
@@ -261,13 +285,30 @@ class Protocol(Delivering):
         """Closes the connection behind the last answer: at once when its client has sent all, else after a while."""
         self._is_deaf = True
         if not (still_comes or self._is_in_body):
-            self.transport.close()
+            self._close()
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._expect_within(SECONDS_TO_LINGER)
 
+    def _close(self) -> None:
+        """Closes the connection behind what was written."""
+        if not self._is_closing:
+            self._is_closing = self._is_deaf = True
+            self._close_when_read()
+
+    def _close_when_read(self) -> None:
+        """A connection of TLS that is closed does not wait for long until its client has read the rest."""
+        if self.transport.is_closing():
+            return
+        if not self._is_read:
+            self.server_state.unread.add(self, self.loop.time())
+            if self.scheme == "https":
+                self.loop.call_later(SECONDS_BETWEEN_LOOKS, self._close_when_read)
+                return
+        self.transport.close()
+
     def _drop(self, size: int) -> None:
         self._dropped += size
         if self._dropped > MOST_DROPPED and (self._is_refused or self.cycle.response_complete):
-            self.transport.close()
+            self._close()

@@ -35,6 +35,7 @@ from .children import die_with
 from .engine.batching import Batcher
 from .engine.endpoints import ID
 from .engine.keys import id_of, tenant_of
+from .engine.tasks import end
 from .errors import StartupError
 from .exchange import Defaults
 from .protocol import Configuration, Protocol, State
@@ -53,6 +54,9 @@ SECONDS_TO_SHAKE_HANDS = 1.0
 
 SECONDS_TO_SAY_GOODBYE = 2.0
 """A client of TLS is waited for so long to confirm the end; idle ones seldom do."""
+
+SECONDS_TO_READ_LAST = 10.0
+"""When the server ends, it waits no longer for clients that read nothing."""
 
 TICKS_BETWEEN_SWEEPS = 10
 TICKS_BETWEEN_LOOKS = 20
@@ -105,7 +109,7 @@ class Server(uvicorn.Server):
         ends = await super().on_tick(counter)
         if counter % TICKS_BETWEEN_SWEEPS == 0:
             self._take_defaults()
-            self.server_state.end_late(asyncio.get_running_loop().time())
+            self._end_late(self.config.settings.read_seconds)
         if self._certificate and counter % TICKS_BETWEEN_LOOKS == 0:
             self._certificate.reload()
         return ends
@@ -121,7 +125,20 @@ class Server(uvicorn.Server):
             server.close()
         await asyncio.gather(*map(self._let_in, waiting))
         await self._wait_for_handshakes()
+        ending = asyncio.create_task(self._go_on_ending())
         await super().shutdown(sockets)
+        await end(ending)
+
+    def _end_late(self, seconds_to_read: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self.server_state.end_late(now)
+        self.server_state.unread.end_stalled(now, seconds_to_read)
+
+    async def _go_on_ending(self) -> None:
+        """There are no ticks any more."""
+        while True:
+            self._end_late(min(self.config.settings.read_seconds, SECONDS_TO_READ_LAST))
+            await asyncio.sleep(1)
 
     def _make_protocol(self) -> Protocol:
         made = Protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

@@ -88,6 +88,9 @@ class Settings:
     )
     header_limit: int = _setting(32_768, "largest URL and headers of a request together, in bytes", least=1024)
     body_seconds: float = _setting(30.0, "time for a request's body to arrive", least=0.1)
+    read_seconds: float = _setting(
+        60.0, "time for a client to read 64 KiB of an answer, or what is left of it; then it is cut off", least=0.1
+    )
     poll_seconds: float = _setting(50.0, "how long a worker's poll over HTTP is held", least=1, most=80)
     trusted_proxies: tuple[str, ...] = _setting(
         (), "addresses or networks of proxies before the gateway, whose X-Forwarded-For says where a request comes from"
