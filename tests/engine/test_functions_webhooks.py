@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .driver import CLOCKED, DAY_MS, Driver, Taken, text
+from .driver import CLOCKED, DAY_MS, RETENTION_MS, Driver, Taken, text
 
 pytestmark = pytest.mark.every_store
 
@@ -142,6 +142,28 @@ class TestAnEnd:
         (claimed,) = await claim(driver)
         told = await event(driver, claimed)
         assert (told["state"], told["error"]) == ("TIMED_OUT", "the job had not ended when its time to live was over")
+
+    @pytest.mark.parametrize("then", ["submit", "touch", "retry"])
+    async def test_by_its_time_to_live_is_told_after_hours_without_upkeep(self, driver: Driver, then: str) -> None:
+        jobs = {}
+        for webhooks in ("", A):
+            if then == "retry":
+                job = await driver.begin(webhooks=webhooks, ttl=10_000)
+                await driver.finish(job, "FAILED", "error", "x")
+                jobs[webhooks] = job.id
+            else:
+                jobs[webhooks] = await driver.submit(webhooks=webhooks, ttl=10_000)
+        for id in jobs.values():
+            if then != "submit":
+                await driver.call(then, id, 10_000)
+        assert await driver.key("PTTL", f"job:{jobs['']}") <= 70_000
+        assert await driver.key("PTTL", f"job:{jobs[A]}") > 12 * 3_600_000
+
+    async def test_keeps_the_job_no_longer_than_others(self, driver: Driver) -> None:
+        job = await end_one(driver)
+        assert await driver.key("PTTL", f"job:{job.id}") <= RETENTION_MS + 60_000
+        await driver.call("touch", job.id, 10_000)
+        assert await driver.key("PTTL", f"job:{job.id}") <= 70_000
 
     async def test_comes_once(self, driver: Driver) -> None:
         job = await end_one(driver)

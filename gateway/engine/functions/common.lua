@@ -75,6 +75,8 @@ local STOP_MS = 3600 * 1000
 local MOST_STOPS = 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
+-- By so much when an address is to be told that its time to live was over, which upkeep alone does.
+local TELL_SLACK_MS = 24 * 3600 * 1000
 
 -- The functions by their names, for those that call another.
 local FUNCTIONS = {}
@@ -187,10 +189,12 @@ local function detach(base, id, job)
   if job.state == 'IN_PROGRESS' then redis.call('ZREM', base .. ':timeouts', id) end
 end
 
-local function keep_until(base, id, at, chunks)
+-- `slack`: as above, FORGET_SLACK_MS unless it is given.
+local function keep_until(base, id, at, chunks, slack)
+  slack = slack or FORGET_SLACK_MS
   redis.call('ZADD', base .. ':lifetimes', at, id)
-  redis.call('PEXPIREAT', job_key(base, id), at + FORGET_SLACK_MS)
-  if chunks then redis.call('PEXPIREAT', chunks_key(base, id), at + FORGET_SLACK_MS) end
+  redis.call('PEXPIREAT', job_key(base, id), at + slack)
+  if chunks then redis.call('PEXPIREAT', chunks_key(base, id), at + slack) end
 end
 
 -- Takes numbers for entries; returns the first. Taken before they are used, so that no number is ever used twice.

@@ -85,7 +85,7 @@ local function submit(keys, args)
         append(fields, 'entry', number .. '-0')
       end
       redis.call('HSET', key, unpack(fields))
-      redis.call('PEXPIREAT', key, at + ttl + FORGET_SLACK_MS)
+      redis.call('PEXPIREAT', key, at + ttl + (webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS))
       append(lifetimes, at + ttl, id)
       replies[#replies + 1] = 'NEW'
       queued = queued + 1
@@ -182,13 +182,13 @@ end
 local function retry(keys, args)
   local base, id, at = keys[1], args[1], now()
   local key = job_key(base, id)
-  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight')
+  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks')
   if not job.state then return redis.status_reply('GONE') end
   if not RETRYABLE[job.state] then return {'STATE', job.state} end
   redis.call('HSET', key, 'state', 'IN_QUEUE', 'tries', 0, 'created', at, 'mark', job.chunks or 0)
   redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker')
   redis.call('UNLINK', chunks_key(base, id))
-  keep_until(base, id, at + job.ttl)
+  keep_until(base, id, at + job.ttl, nil, job.webhooks and TELL_SLACK_MS)
   local queue, lines = back_of(job.queue), fair.lines(base)
   if lines == 'last' then
     fair.join(base, queue, id, fair.reserve(base, queue, 1), job.share or '', job.weight or 1)
@@ -203,8 +203,9 @@ end
 -- touch: job id, ms from now until the job is forgotten. Returns 1, or 0 when there is no such job.
 local function touch(keys, args)
   local base, id, at = keys[1], args[1], now()
-  if redis.call('EXISTS', job_key(base, id)) == 0 then return 0 end
-  keep_until(base, id, at + args[2], true)
+  local job = load(job_key(base, id), 'state', 'webhooks')
+  if not job.state then return 0 end
+  keep_until(base, id, at + args[2], true, job.webhooks and not FINAL[job.state] and TELL_SLACK_MS or nil)
   return 1
 end
 
