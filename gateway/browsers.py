@@ -15,7 +15,8 @@ EXPOSED = ("X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", "Rate
            "RateLimit-Reset")  # fmt: skip
 
 WITH_EFFECT = {"stream", "job-take", "job-take-batch", "job-stop", "ping", "openai"}
-"""Operations of which a GET changes something: a chunk or a job is handed out once, a ping is a sign of life."""
+"""Operations of which a GET changes something: a chunk or a job is handed out once, a ping is a sign of life. With a
+query, which can be `ttl`, that of a status does as well."""
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
@@ -50,11 +51,11 @@ class Head:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a connection."""
-        if scope["type"] == "http" and scope["method"] == "HEAD" and not _has_effect(scope["path"]):
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not _has_effect(scope):
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 
-def _has_effect(path: str) -> bool:
-    parts = path.split("/")
-    return len(parts) > 3 and parts[3] in WITH_EFFECT
+def _has_effect(scope: Scope) -> bool:
+    parts = scope["path"].split("/")
+    return len(parts) > 3 and (parts[3] in WITH_EFFECT or (parts[3] == "status" and bool(scope["query_string"])))

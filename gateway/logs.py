@@ -2,8 +2,8 @@
 
 import logging
 
-TELL_OF_REQUESTS = ("httpx", "httpcore")
-"""At the level debug these write the headers of what they send and get."""
+TELL_OF_REQUESTS = ("httpx", "httpcore", "sse_starlette")
+"""At the level debug these write what they send and get: headers with keys, and the outputs of jobs."""
 
 
 def configure(level: str) -> None:

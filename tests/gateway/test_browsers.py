@@ -118,6 +118,7 @@ async def test_head_changes_nothing(open_gateway: Gateway, target: Target) -> No
         key = {"Authorization": target.worker_key}
         assert (await http.head(f"{target.path}/job-take/w", headers=key)).status_code == 405
         assert (await http.head(f"{target.path}/ping/w", headers=key)).status_code == 405
+        assert (await http.head(f"{target.path}/status/{id}", params={"ttl": 10_000})).status_code == 405
         (job,) = worker.take()
         worker.emit(job, 1, b'"one"')
         assert (await http.head(f"{target.path}/stream/{id}")).status_code == 405

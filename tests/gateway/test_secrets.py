@@ -19,6 +19,7 @@ from .waiting import eventually
 API_KEY = "the-key-of-all-clients"
 WRONG_KEY = "a-key-that-somebody-mistyped"
 STORE_PASSWORD = "the-password-of-the-store-itself"
+OUTPUT = "what-a-job-of-a-tenant-has-made"
 CONFIGURED_WORKER_KEY = "the-worker-key-of-the-settings"
 
 
@@ -40,7 +41,7 @@ async def test_a_gateway_that_tells_all_tells_none(tmp_path: Path, knows_users: 
         worker_keys=f"e:{CONFIGURED_WORKER_KEY}",
     )  # fmt: skip
     said: list[str] = []
-    secrets = [API_KEY, WRONG_KEY, STORE_PASSWORD, CONFIGURED_WORKER_KEY]
+    secrets = [OUTPUT, API_KEY, WRONG_KEY, STORE_PASSWORD, CONFIGURED_WORKER_KEY]
 
     async def keep(response: httpx.Response) -> None:
         await response.aread()
@@ -67,6 +68,12 @@ async def test_a_gateway_that_tells_all_tells_none(tmp_path: Path, knows_users: 
         if redis_access:
             secrets.append(redis_access["url"].rpartition("@")[0].rpartition(":")[2])
         await http.get(f"{target.path}/job-take/w?wait=1", headers={"Authorization": target.worker_key})
+        id = await target.run(OUTPUT)
+        done = {"output": OUTPUT}
+        await http.get(f"{target.path}/job-take/w?wait=1000", headers={"Authorization": target.worker_key})
+        await http.post(f"{target.path}/job-done/w/{id}", json=done, headers={"Authorization": target.worker_key})
+        events = await http.get(f"{target.path}/stream/{id}", headers={"Accept": "text/event-stream"})
+        assert OUTPUT in events.text
         store.stop()
         assert (await target.get("/health")).status_code == 503
         assert (await target.post("/run", {"input": 1})).status_code == 503
