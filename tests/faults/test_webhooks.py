@@ -24,7 +24,6 @@ KILLS = 3
 def deploy(make: MakeDeployment, gateways: int, webhook_seconds: str) -> Deployment:
     return make(
         gateways, outbound_allow="127.0.0.1", webhook_seconds=webhook_seconds, webhook_retry_seconds="0.05",
-        rate_limits="off",
     )  # fmt: skip
 
 

