@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import redis
 
+from gateway.access import limits
 from gateway.embedded import EmbeddedStore
 from gateway.engine import keys
 from gateway.store import LIBRARY
@@ -26,7 +27,7 @@ from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
 ENDPOINT = "bench"
-LIMITS = ",".join(f"{operation}=100000000/100000" for operation in ("run", "runsync", "status", "stream", "openai"))
+LIMITS = ",".join(f"{operation}=100000000/100000" for operation in limits.LIMITS)
 """They are checked, and never reached."""
 
 ECHO_HANDLER = Path(__file__).with_name("handler.py")
@@ -58,6 +59,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     say("/run against a bare ASGI echo")
     rows.append(run_against_echo())
+    say("/run with limits of requests against the same without")
+    rows.append(run_with_limits())
     say("/runsync against a bare round trip through the store")
     rows.append(runsync_against_round_trip())
     say(f"take, cancel and health with {FEW} and {MANY:,} jobs queued")
@@ -97,6 +100,28 @@ def run_against_echo() -> dict[str, Any]:
         f"{statistics.median(echo):,.0f} requests/s echo",
         ratio,
         "at least 0.5",
+    )
+
+
+def run_with_limits() -> dict[str, Any]:
+    """Requests/s of /run in a gateway process that counts them, and in one that does not, in turn."""
+    limited, free = [], []
+    servers, others = processors()
+    with started_on(others), store() as (url, folder):
+        script = folder / "run.lua"
+        script.write_text(WRK_SCRIPT % KEY)
+        with started_on(servers), gateway(url) as base, gateway(url, 8128, "off") as other, started_on(others):
+            for number in range(ROUNDS):
+                for place, found in ((base, limited), (other, free))[:: 1 if number % 2 else -1]:
+                    found.append(wrk(f"{place}/v2/{ENDPOINT}/run", script))
+                say(f"  round {number + 1}: {limited[-1]:,.0f} and {free[-1]:,.0f} requests/s")
+                httpx.post(f"{base}/v2/{ENDPOINT}/purge-queue", headers=headers(), timeout=120)
+    return row(
+        "/run with limits",
+        f"{statistics.median(limited):,.0f} requests/s",
+        f"{statistics.median(free):,.0f} requests/s without",
+        statistics.median(counted / uncounted for counted, uncounted in zip(limited, free, strict=True)),
+        "at least 0.9",
     )
 
 
@@ -299,21 +324,22 @@ def store() -> Iterator[tuple[str, Path]]:
 
 
 @contextlib.contextmanager
-def gateway(url: str) -> Iterator[str]:
+def gateway(url: str, port: int = 8126, rate_limits: str = LIMITS) -> Iterator[str]:
     """One gateway process with a key: its URL."""
-    with gateway_process(url) as (base, _):
+    with gateway_process(url, port, rate_limits) as (base, _):
         yield base
 
 
 @contextlib.contextmanager
-def gateway_process(url: str) -> Iterator[tuple[str, int]]:
+def gateway_process(url: str, port: int = 8126, rate_limits: str = LIMITS) -> Iterator[tuple[str, int]]:
     """The same: its URL and its process's id."""
     environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
-                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}", "RUNLANE_RATE_LIMITS": LIMITS}  # fmt: skip
-    command = [sys.executable, "-m", "gateway", "serve", "--port", "8126", "--endpoint", ENDPOINT]
+                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}", "RUNLANE_RATE_LIMITS": rate_limits,
+                   "RUNLANE_AUDIT_LOG": "off"}  # fmt: skip
+    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--endpoint", ENDPOINT]
     with process(command, environment) as pid:
-        wait_for(f"http://127.0.0.1:8126/v2/{ENDPOINT}/health")
-        yield "http://127.0.0.1:8126", pid
+        wait_for(f"http://127.0.0.1:{port}/v2/{ENDPOINT}/health")
+        yield f"http://127.0.0.1:{port}", pid
 
 
 @contextlib.contextmanager
