@@ -7,6 +7,7 @@ import pytest
 
 from gateway.store import Store, open_store
 
+from .gateway.receiver import Receiver
 from .stores import Cluster, Running, Server, redis_server, valkey
 
 KINDS = ("valkey", "redis", "cluster")
@@ -91,3 +92,12 @@ async def own_store(own_server: Server) -> AsyncIterator[Store]:
 def endpoint() -> str:
     """An endpoint's id that no other test uses."""
     return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver of webhooks, to which gateways may send only if they are told so."""
+    receiver = Receiver()
+    await receiver.start()
+    yield receiver
+    await receiver.stop()

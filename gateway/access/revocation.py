@@ -1,4 +1,4 @@
-"""Ends a key, now or later: the requests that came with it, and the workers that did."""
+"""Ends a key at once: the requests that came with it, and the workers that did."""
 
 from .keys import Key
 from .stored_keys import StoredKeys
@@ -22,11 +22,3 @@ class Revocation:
         key = await self._stored.revoke(tenant, id)
         await self._users.end_of(key)
         return key
-
-    async def expire(self, tenant: str, id: str, seconds: float) -> Key:
-        """Has a key end after so many seconds, unless it ends sooner, and the workers that came with it then too.
-
-        Raises:
-            NotFound: the tenant has no such key.
-        """
-        return await self._stored.expire(tenant, id, seconds)

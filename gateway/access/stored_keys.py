@@ -52,7 +52,7 @@ class StoredKeys:
         return _found(await self._call("key_get", tenant, id))
 
     async def expire(self, tenant: str, id: str, seconds: float) -> Key:
-        """Has a key end after so many seconds, unless it ends sooner.
+        """Has a key end after so many seconds, unless it ends sooner, and the workers that came with it then too.
 
         Raises:
             NotFound: the tenant has none with this id.

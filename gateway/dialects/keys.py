@@ -74,7 +74,7 @@ class Keys:
         before = await self._stored.get(_tenant(call), id)
         made = await self._made(call, before.terms, None)
         if overlap * 1000 >= 1:
-            await self._revocation.expire(call.tenant, id, overlap)
+            await self._stored.expire(call.tenant, id, overlap)
         else:
             await self._revocation.revoke(call.tenant, id)
         return made

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from ..gateway.receiver import Receiver
 from .deployment import Deployment
 from .trial import Trial
 
@@ -43,15 +42,6 @@ def make_deployment(tmp_path: Path) -> Iterator[MakeDeployment]:
     yield make
     for deployment in made:
         deployment.close()
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver of webhooks; deployments may send to it if they are told so."""
-    receiver = Receiver()
-    await receiver.start()
-    yield receiver
-    await receiver.stop()
 
 
 MakeTrial = Callable[..., Trial]

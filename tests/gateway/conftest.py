@@ -9,7 +9,6 @@ import redis
 from ..stores import Server, valkey
 from .clients import API_KEY, Target, Worker, bearer
 from .processes import Gateway
-from .receiver import Receiver
 
 NOBODY = urlsplit("http://127.0.0.1:9/")
 """Where webhooks may go, in vain."""
@@ -70,15 +69,6 @@ def client_of(gateway: Gateway, key: str = API_KEY) -> httpx.AsyncClient:
     """A client with this key."""
     limits = httpx.Limits(max_connections=200)
     return httpx.AsyncClient(base_url=gateway.url, headers=bearer(key), timeout=30, limits=limits, verify=False)
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver of webhooks, to which gateways may send only if they are told so."""
-    receiver = Receiver()
-    await receiver.start()
-    yield receiver
-    await receiver.stop()
 
 
 Make = Callable[..., Awaitable[Target]]
