@@ -156,7 +156,7 @@ class App:
             _, name, *rest = path.split("/")
             self._operations[name, 4 + len(rest)] = self._endpoint(f"/v2/{{endpoint}}{path}", served, access)
 
-    def _manage(self, operations: dict[tuple[str, str], Managed], access: Access) -> None:
+    def _manage(self, operations: dict[tuple[str, str], Managed], access: Access, shape: Shape = error_reply) -> None:
         by_path: dict[str, dict[str, Managed]] = {}
         for (path, method), managed in operations.items():
             by_path.setdefault(path, {})[method] = managed
@@ -168,7 +168,7 @@ class App:
                 return await self._audit.of(managed.event, managed.operation)(call)
 
             served = Served(operation, tuple(methods), None)
-            self._router.routes.append(Route(path, self._endpoint(path, served, access)))
+            self._router.routes.append(Route(path, self._endpoint(path, served, access, shape)))
 
     def _endpoint(self, path: str, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
         self.served[path] = served.methods

@@ -95,7 +95,16 @@ class Access:
             raise Forbidden("this key is not for this endpoint")
         if key.created:
             self._hold(call, key)
-        if operation and (counter := self._limits.enter(key, call.endpoint, operation)):
+        if operation:
+            await self.count(call, call.endpoint, operation)
+
+    async def count(self, call: Call, endpoint: str, operation: str) -> None:
+        """Counts a request that was let in by the limit of an operation.
+
+        Raises:
+            TooManyRequests: too many are under way.
+        """
+        if counter := self._limits.enter(call.key, endpoint, operation):
             call.counter = counter
             call.when_done(counter.leave)
             if counter.is_over:

@@ -44,6 +44,9 @@ LIMITS = {
     "cancel": Limit(100, 20, 5),
     "purge-queue": Limit(2),
     "requests": Limit(10, 2),
+    "queue-add": Limit(0),
+    "queue-add-batch": Limit(0),
+    "queue-get": Limit(0),
 }
 
 _ENTRY = re.compile(
@@ -140,7 +143,7 @@ class Limits:
     def enter(self, key: Key, endpoint: str, operation: str) -> Counter | None:
         """A request begins; the counter's `leave` has to follow. None when there is no limit to it."""
         limit = self._limits.get(operation)
-        if limit is None:
+        if limit is None or (not limit.requests and not limit.at_once and key.terms.rate is None):
             return None
         counter = self._counters.get((key.id, endpoint, operation))
         if counter is None:

@@ -11,6 +11,7 @@ from ..errors import BadRequest, Conflict, NotFound
 from ..store import Store
 from . import keys
 from .batching import Batcher
+from .queue_config import QueueConfig, order_of, queue_of
 
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 """An endpoint's id: 1 to 63 letters, digits, '-' or '_', neither first nor last of the two."""
@@ -24,8 +25,9 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
 
     Ours: `attempts` (executions of one job at most), `leaseSeconds` (a worker silent for longer loses its jobs),
     `retryDelaySeconds` (before a job whose worker was lost is tried again), `maxQueued` (jobs that may wait; more are
-    refused; 0: as many as there is memory for), `fair` (jobs of several keys begin in turn, by the keys' weights) and
-    `webhook` (the address that is told of the ends of jobs that name none).
+    refused; 0: as many as there is memory for), `fair` (jobs of several keys begin in turn, by the keys' weights),
+    `webhook` (the address that is told of the ends of jobs that name none) and `queue` (the endpoint as one of Runqy's
+    queues, in Runqy's names).
     """
 
     name: str = ""
@@ -52,6 +54,7 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     max_queued: NotNegative = 0
     fair: bool = False
     webhook: str | None = None
+    queue: QueueConfig = msgspec.field(default_factory=QueueConfig)
 
 
 class Endpoint(msgspec.Struct):
@@ -169,6 +172,9 @@ class Endpoints:
             "max_queued", config.max_queued,
             "fair", int(config.fair),
             "webhook", config.webhook or "",
+            "queues", " ".join(order_of(config.queue.sub_queues)),
+            "closed", " ".join(queue_of(each.name) for each in config.queue.sub_queues if not each.enabled),
+            "starvation_ms", round(config.queue.starvation_seconds * 1000),
             *more,
         )  # fmt: skip
 

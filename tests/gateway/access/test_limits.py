@@ -209,11 +209,12 @@ async def test_without_limits_there_are_none(gateway: Gateway, target: Target) -
 # by themselves
 
 
-def test_the_usual_limits_are_the_contract_s() -> None:
+def test_the_usual_limits_are_the_contracts() -> None:
     found = {name: limit[:2] for name, limit in limits_of([]).items()}
     assert found == {
         "run": (1000, 200), "runsync": (2000, 400), "status": (2000, 400), "stream": (2000, 400), "openai": (2000, 400),
         "cancel": (100, 20), "purge-queue": (2, 0), "requests": (10, 2),
+        "queue-add": (0, 0), "queue-add-batch": (0, 0), "queue-get": (0, 0),
     }  # fmt: skip
 
 

@@ -1,0 +1,40 @@
+"""What all of Runqy's routes have in common: how they say what went wrong, and which endpoints a key is for."""
+
+import orjson
+
+from ..access.access import Access
+from ..engine.endpoints import Endpoint
+from ..errors import Blocked, Error, Forbidden, Unauthorized
+from ..http import Call, Reply
+
+
+def error_reply(error: Error) -> Reply:
+    """An error as Runqy's clients know it. All wrong keys get the same words."""
+    return Reply(orjson.dumps({"errors": [_message(error)]}), error.status, error.headers)
+
+
+def register_error_reply(error: Error) -> Reply:
+    """An error of `/worker/register`: Runqy's documents and its code name the field differently."""
+    message = _message(error)
+    return Reply(orjson.dumps({"error": message, "errors": [message]}), error.status, error.headers)
+
+
+def _message(error: Error) -> str:
+    if isinstance(error, Unauthorized) and not isinstance(error, Blocked):
+        return "access unauthorized"
+    if isinstance(error, Forbidden):
+        return "insufficient permissions"
+    return error.message
+
+
+async def use(call: Call, access: Access, endpoint: Endpoint, operation: str = "") -> None:
+    """Has a request, which was let in before it was known what it is about, use an endpoint.
+
+    Raises:
+        Forbidden: its key is not for this endpoint.
+        TooManyRequests: too many requests for this operation.
+    """
+    if call.key.terms.endpoints and endpoint.id not in call.key.terms.endpoints:
+        raise Forbidden("this key is not for this endpoint")
+    if operation:
+        await access.count(call, endpoint.name, operation)
