@@ -266,7 +266,7 @@ class Queue:
 
 def submission() -> tuple[str | int, ...]:
     """The arguments of one job for the function `submit`."""
-    return (str(uuid.uuid4()), '{"n":1}', "normal", 600_000, 86_400_000, 60_000, "", "", "", "", "", 1, "", "")
+    return (str(uuid.uuid4()), '{"n":1}', "normal", 600_000, 86_400_000, 60_000, "", "", "", "", "", 1, "", "", "")
 
 
 def row(what: str, ours: str, floor: str, ratio: float, aim: str) -> dict[str, Any]:

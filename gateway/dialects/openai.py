@@ -12,13 +12,14 @@ import orjson
 
 from ..access.keys import Scope
 from ..engine.engine import Engine, Submission
+from ..engine.ids import new_id
 from ..errors import Error, NotFound
 from ..http import Answer, Call, Reply, Served
 from ..settings import Settings
 from .openai_errors import error_reply
 from .openai_exchange import submitted
 from .openai_stream import EventStream, Relay, read_answer
-from .runpod import DEFAULT_TTL_MS, new_id, parse_object
+from .runpod import DEFAULT_TTL_MS, parse_object
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -40,7 +41,7 @@ class OpenAI:
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
         streams = bool(body) and bytes(parse_object(body).get("stream", b"")) == b"true"
         job = Submission(
-            id=f"sync-{new_id()}",
+            id=f"sync-{new_id(call.endpoint)}",
             input=_input(call.method, route, body),
             timeout=0,
             ttl=DEFAULT_TTL_MS,

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +15,7 @@ from sse_starlette import EventSourceResponse
 from ..access.keys import Scope
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower, job_of
+from ..engine.ids import new_id
 from ..engine.wakeups import Chunks, Final, Watch
 from ..errors import BadRequest, Forbidden, NotFound, Unavailable
 from ..http import Answer, Call, Reply, Served
@@ -77,7 +77,7 @@ class RunPod:
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
-        job = self._parse(call, body, new_id(), self._settings.run_retention_seconds)
+        job = self._parse(call, body, new_id(call.endpoint), self._settings.run_retention_seconds)
         id, state = await self._engine.submit(call.endpoint, job, limit=call.limit)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 
@@ -85,7 +85,7 @@ class RunPod:
         """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
         wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
-        job = self._parse(call, body, f"sync-{new_id()}", self._settings.runsync_retention_seconds)
+        job = self._parse(call, body, f"sync-{new_id(call.endpoint)}", self._settings.runsync_retention_seconds)
         await self._engine.listen(call.endpoint)
         with self._watch(call, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
@@ -257,19 +257,6 @@ class RunPod:
                     yield b"".join(_events_of(found))
             except NotFound:
                 yield _event("error", {"error": "the job is gone"})
-
-
-def _random_ids() -> Iterator[str]:
-    """UUIDs of version 4. `str(uuid.uuid4())` takes three times as long, half of it for asking the kernel each time."""
-    while True:
-        digits = os.urandom(16 * 256).hex()
-        for at in range(0, len(digits), 32):
-            a, b, c, d, e = at + 8, at + 12, at + 16, at + 20, at + 32
-            yield f"{digits[at:a]}-{digits[a:b]}-4{digits[b + 1 : c]}-a{digits[c + 1 : d]}-{digits[d:e]}"
-
-
-new_id = _random_ids().__next__
-"""Returns a job's id."""
 
 
 def parse_submission(

@@ -68,6 +68,15 @@ class Batcher:
         function `submit` returns."""
         return self._add(_Submission(base, arguments, limit, self._loop.create_future(), size))
 
+    def submit_many(self, base: str, jobs: Sequence[Sequence[Argument]], limit: str) -> "asyncio.Future[Any]":
+        """Submits jobs in one call, as one request; its reply is what the function `submit` returns."""
+        gathered: list[Argument] = []
+        for job in jobs:
+            gathered.extend(job)
+            gathered.append(limit)
+            limit = ""
+        return self._add(_Call(base, "submit", gathered, self._loop.create_future()))
+
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""
         for task in list(self._repeats):

@@ -11,10 +11,14 @@ from ..errors import BadRequest, Conflict, NotFound
 from ..store import Store
 from . import keys
 from .batching import Batcher
+from .ids import DIGITS, mark_of
 from .queue_config import QueueConfig, order_of, queue_of
 
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 """An endpoint's id: 1 to 63 letters, digits, '-' or '_', neither first nor last of the two."""
+
+MOST_TENANTS = 10_000
+"""Of so many tenants it is remembered which endpoints there are."""
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -82,6 +86,7 @@ class Endpoints:
     def __init__(self, store: Store, batcher: Batcher) -> None:
         self._store = store
         self._batcher = batcher
+        self._marks: dict[str, dict[str, str]] = {}
 
     async def create(self, name: str, config: Config) -> Endpoint:
         """Makes an endpoint.
@@ -127,6 +132,24 @@ class Endpoints:
             except NotFound:
                 continue  # just being made or deleted
         return found
+
+    async def of_job(self, tenant: str, job: str) -> str:
+        """The name of the endpoint of a tenant that made this id for a job of its own.
+
+        Raises:
+            NotFound: there is none.
+        """
+        marks = self._marks.get(tenant, {})
+        if job[-DIGITS:] not in marks:
+            ids = await cast(Any, self._store.commands.smembers(keys.endpoints_of(tenant)))
+            names = [keys.name_of(tenant, id.decode()) for id in ids]
+            if len(self._marks) >= MOST_TENANTS:
+                self._marks.clear()
+            marks = self._marks[tenant] = {mark_of(name): name for name in names}
+        try:
+            return marks[job[-DIGITS:]]
+        except KeyError:
+            raise NotFound(f"no job {job[:80]}") from None
 
     async def update(self, name: str, changes: dict[str, Any]) -> Endpoint:
         """Changes some fields.

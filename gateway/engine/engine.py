@@ -1,17 +1,36 @@
 """Typed calls to the functions in functions/*.lua. One `Engine` serves a whole gateway process."""
 
 import asyncio
-import enum
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 from redis.exceptions import ResponseError
 
-from ..errors import Conflict, NotFound, TooManyRequests, Unavailable
+from ..errors import Conflict, Error, NotFound, TooManyRequests, Unavailable
 from ..store import Store
 from . import keys
-from .batching import Batcher, refusal
+from .batching import MOST_BYTES_IN_CALL, Batcher, refusal
+from .jobs import (
+    FINAL,
+    Health,
+    Job,
+    Listed,
+    Policy,
+    Polling,
+    QueueCounts,
+    Queued,
+    Reading,
+    State,
+    Submission,
+    Task,
+    Worker,
+    Workers,
+    read_counts,
+    read_job,
+    read_task,
+    read_worker,
+)
 from .tasks import Background
 from .wakeups import Wakeups
 
@@ -21,147 +40,15 @@ SECONDS_TO_CANCEL = 300.0
 Limit = str
 """How many requests there may be, as functions/limits.lua takes it; empty when there is no limit."""
 
+MOST_IN_CALL = 1000
+"""So many jobs are submitted in one call."""
+
 BYTES_TO_READ = 262_144
 """A reader that stops reading holds on to so many bytes of a stream, and all calls wait while they come."""
 
 
-class State(enum.StrEnum):
-    """The states of a job, as RunPod names them."""
-
-    IN_QUEUE = "IN_QUEUE"
-    IN_PROGRESS = "IN_PROGRESS"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-    TIMED_OUT = "TIMED_OUT"
-
-
-FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
-
-
-class Submission(msgspec.Struct, frozen=True):
-    """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
-    `webhooks` are told of its end, or else the endpoint's address.
-
-    `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
-    them begun in proportion to their weights. A weight holds for the jobs that come with it.
-    """
-
-    id: str
-    input: bytes
-    timeout: int
-    ttl: int
-    retention: int
-    request: bytes = b""
-    low_priority: bool = False
-    idempotency_key: str = ""
-    fingerprint: str = ""
-    share: str = ""
-    weight: int = 1
-    webhooks: tuple[str, ...] = ()
-
-
-class Workers(msgspec.Struct, frozen=True):
-    """How many workers of an endpoint do what."""
-
-    initializing: int
-    idle: int
-    running: int
-    unhealthy: int
-    crashing: int
-
-
-class Queued(msgspec.Struct, frozen=True):
-    """Where a queued job stands. `position` counts from 1; None while it waits for a delayed retry."""
-
-    position: int | None
-    workers: Workers
-
-    @property
-    def reason(self) -> str:
-        """Why the job waits, in one of a few fixed words."""
-        if self.position is None:
-            return "retry_delayed"
-        if self.workers.idle or self.workers.running:
-            return "at_capacity"
-        if self.workers.crashing:
-            return "workers_crashing"
-        if self.workers.initializing:
-            return "workers_initializing"
-        return "workers_unhealthy" if self.workers.unhealthy else "no_workers"
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What a client may know of a job. Times are ms since the epoch by the store's clock; output and progress are
-    JSON as the worker sent it."""
-
-    id: str
-    state: State
-    created: int
-    started: int | None = None
-    finished: int | None = None
-    worker: str | None = None
-    attempt: int = 0
-    chunks: int = 0
-    output: bytes | None = None
-    error: str | None = None
-    progress: bytes | None = None
-    queued: Queued | None = None
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state in FINAL
-
-
-class Worker(msgspec.Struct, frozen=True):
-    """A worker that is alive. `seen`: its last sign of life, in ms since the epoch; `link`: "http" when it comes
-    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it says of itself."""
-
-    id: str
-    state: str
-    jobs: int
-    seen: int | None
-    concurrency: int | None
-    link: str | None
-    trouble: str | None
-    description: bytes | None
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Counts of an endpoint; completed, failed and retried since it was made, the others now."""
-
-    completed: int
-    failed: int
-    in_progress: int
-    in_queue: int
-    retried: int
-    workers: Workers
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """Chunks of a job from position `first` on. The newest attempt began after position `restarted`. `job` is without
-    its output, error and progress."""
-
-    job: Job
-    restarted: int
-    first: int
-    chunks: list[bytes]
-
-
-class Polling(msgspec.Struct, frozen=True):
-    """Chunks that no poll has been given before. `job` is without its output, error and progress."""
-
-    job: Job
-    restarted: bool
-    chunks: list[bytes]
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """Jobs of an endpoint; `cursor` continues the list, None at its end."""
-
-    jobs: list[Job]
-    cursor: str | None
+class Changed(Exception):
+    """The settings of the endpoint are not those by which a submission was checked."""
 
 
 class Engine:
@@ -209,33 +96,38 @@ class Engine:
             Unavailable: the store cannot be reached; the job may have been stored all the same.
         """
         watcher = self.wakeups.process if watch else ""
-        reply = await self.batcher.submit(
-            keys.base(endpoint),
-            (job.id, job.input, "low" if job.low_priority else "normal", job.timeout, job.ttl, job.retention,
-             job.request, watcher, job.idempotency_key, job.fingerprint, job.share, job.weight,
-             " ".join(job.webhooks)),
-            limit,
-            len(job.input) + len(job.request),
-        )  # fmt: skip
-        if reply == b"NEW":
-            return job.id, State.IN_QUEUE
-        if reply == b"NO_ENDPOINT":
-            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
-        match reply[0]:
-            case b"LIMITED":
-                raise refusal(reply[1].decode(), reply[2], reply[3])
-            case b"FULL":
-                raise TooManyRequests(
-                    f"the queue of endpoint {keys.id_of(endpoint)} is full: {reply[1]} jobs wait", 1, reply[1]
-                )
-            case b"SAME":
-                return reply[1].decode(), State(reply[2].decode())
-            case b"CONFLICT":
-                raise Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
-            case _:
-                raise Conflict(
-                    f"job {reply[1].decode()} of this Idempotency-Key has ended and its result is no longer kept"
-                )
+        reply = await self.batcher.submit(keys.base(endpoint), job.arguments(watcher), limit, job.size)
+        return _submitted(endpoint, job, reply)
+
+    async def submit_many(
+        self, endpoint: str, jobs: Sequence[Submission], limit: Limit = ""
+    ) -> list[tuple[str, State] | Error]:
+        """Puts jobs into the queue, each by itself, in one call to the store, or several when they are large or many.
+
+        Returns:
+            For each job what `submit` returns or raises.
+
+        Raises:
+            NotFound: no such endpoint.
+            Changed: other settings; those jobs that went with calls before are queued.
+            TooManyRequests: over the limit.
+            Unavailable: the store cannot be reached; some jobs may have been stored all the same.
+        """
+        found: list[tuple[str, State] | Error] = []
+        for part in _in_parts(jobs):
+            arguments = [job.arguments("") for job in part]
+            replies = await self.batcher.submit_many(keys.base(endpoint), arguments, limit)
+            if replies == b"NO_ENDPOINT":
+                raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+            for job, reply in zip(part, replies, strict=True):
+                try:
+                    found.append(_submitted(endpoint, job, reply))
+                except Error as error:
+                    if limit and reply[0] == b"LIMITED":
+                        raise
+                    found.append(error)
+            limit = ""
+        return found
 
     async def status(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Job:
         """The job as it is now; with `watch`, this process hears of what comes next.
@@ -243,7 +135,9 @@ class Engine:
         Raises:
             NotFound: no such job in this endpoint.
         """
-        return _job(job, await self._call(endpoint, "status", job, self.wakeups.process if watch else "", limit=limit))
+        return read_job(
+            job, await self._call(endpoint, "status", job, self.wakeups.process if watch else "", limit=limit)
+        )
 
     async def event(self, endpoint: str, delivery: str, job: str) -> Job:
         """The job as it was at its end, for the delivery of a webhook.
@@ -251,7 +145,7 @@ class Engine:
         Raises:
             NotFound: it is kept no longer.
         """
-        return _job(job, await self._call(endpoint, "webhook_event", delivery))
+        return read_job(job, await self._call(endpoint, "webhook_event", delivery))
 
     async def unwatch(self, endpoint: str, job: str) -> None:
         """Ends this process's interest in the job."""
@@ -265,7 +159,7 @@ class Engine:
         """
         reply = await self._call(endpoint, "read", job, after, count, BYTES_TO_READ, self.wakeups.process, limit=limit)
         described, restarted, first, chunks = reply or ([], 0, 0, [])
-        return Reading(_job(job, described), restarted, first, chunks)
+        return Reading(read_job(job, described), restarted, first, chunks)
 
     async def poll(self, endpoint: str, job: str, limit: Limit = "") -> Polling:
         """Chunks not yet handed out by a poll; where there are none, a watch for the next.
@@ -275,7 +169,7 @@ class Engine:
         """
         reply = await self._call(endpoint, "poll", job, self.wakeups.process, limit=limit)
         described, restarted, chunks = reply or ([], 0, [])
-        return Polling(_job(job, described), bool(restarted), chunks)
+        return Polling(read_job(job, described), bool(restarted), chunks)
 
     async def cancel(self, endpoint: str, job: str, limit: Limit = "") -> Job:
         """Cancels the job unless it is final, and returns it.
@@ -283,7 +177,7 @@ class Engine:
         Raises:
             NotFound: no such job in this endpoint.
         """
-        return _job(job, await self._call(endpoint, "cancel", job, limit=limit))
+        return read_job(job, await self._call(endpoint, "cancel", job, limit=limit))
 
     def cancel_soon(self, endpoint: str, job: str) -> None:
         """Cancels the job in the background, once the store can be reached: nobody waits for it any more."""
@@ -313,6 +207,78 @@ class Engine:
             raise NotFound(f"no job {job}")
         if reply != b"OK":
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {reply[1].decode()}")
+
+    async def task(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Task:
+        """As `status`, with all that Runqy's clients are told.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+        """
+        found = await self._call(endpoint, "task", job, self.wakeups.process if watch else "", limit=limit)
+        if not found:
+            raise NotFound(f"no job {job}")
+        return read_task(found)
+
+    async def tasks(self, endpoint: str, queues: Sequence[str], state: str, skip: int, count: int) -> list[Task]:
+        """Up to `count` jobs of these queues that are in one of Runqy's states, after the first `skip`, without outputs
+        and large inputs: those that wait as they will be served, those that are over with the last first. Its cost
+        grows with `skip`."""
+        return [read_task(row) for row in await self._call(endpoint, "tasks", state, skip, count, *queues)]
+
+    async def queues(self, endpoint: str) -> list[QueueCounts]:
+        """The endpoint's queues, as they are served.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
+        rows = await self._call(endpoint, "queues")
+        if not rows:
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+        return [read_counts(row) for row in rows]
+
+    async def pause(self, endpoint: str, queues: Sequence[str], paused: bool) -> list[str]:
+        """Has no job of these queues begin, or has them begin again. Returns the queues that were not so before.
+
+        Raises:
+            NotFound: no such endpoint.
+        """
+        changed = await self._call(endpoint, "pause", int(paused), *queues)
+        if changed is None:
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+        return [queue.decode() for queue in changed]
+
+    async def delete(self, endpoint: str, job: str) -> None:
+        """Removes a job that does not run, with all that is known of it.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+            Conflict: it runs.
+        """
+        reply = await self._call(endpoint, "delete", job)
+        if reply == b"GONE":
+            raise NotFound(f"no job {job}")
+        if reply == b"ACTIVE":
+            raise Conflict(f"job {job} is running: cancel it first")
+
+    async def run_now(self, endpoint: str, job: str) -> None:
+        """Queues a job that waits for its time, or has ended badly.
+
+        Raises:
+            NotFound: no such job in this endpoint.
+            Conflict: it waits in its queue already, runs or is COMPLETED.
+        """
+        reply = await self._call(endpoint, "run", job)
+        if reply == b"GONE":
+            raise NotFound(f"no job {job}")
+        if reply != b"OK":
+            raise Conflict(f"job {job} is {reply[1].decode()}; it cannot be run now")
+
+    async def clear(self, endpoint: str, queue: str) -> int:
+        """Removes all jobs of a queue but those that run, in steps. Returns how many."""
+        removed, step = 0, 500
+        while (count := int(await self._call(endpoint, "clear", queue, step))) == step:
+            removed += count
+        return removed + count
 
     async def touch(self, endpoint: str, job: str, ttl: int) -> None:
         """Sets the job's time to live to `ttl` ms from now."""
@@ -358,7 +324,7 @@ class Engine:
             bound = score
             if row[2] is None or (state is not None and row[2].decode() != state):
                 continue
-            jobs.append(_job(row[0].decode(), [*row[2:]]))
+            jobs.append(read_job(row[0].decode(), [*row[2:]]))
             if len(jobs) == count:
                 break
         return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
@@ -372,7 +338,7 @@ class Engine:
         reply = await self._call(endpoint, "workers", skip, count, limit=limit)
         if reply is None:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
-        return [_worker(row) for row in reply]
+        return [read_worker(row) for row in reply]
 
     async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
         """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""
@@ -393,44 +359,45 @@ class Engine:
             raise
 
 
-def _worker(row: list[Any]) -> Worker:
-    id, state, jobs, seen, concurrency, link, trouble, description = row
-    return Worker(
-        id.decode(),
-        state.decode(),
-        jobs,
-        seen,
-        int(concurrency) if concurrency else None,
-        link.decode() if link else None,
-        trouble.decode(errors="replace") if trouble else None,
-        description,
-    )
+def _submitted(endpoint: str, job: Submission, reply: Any) -> tuple[str, State]:
+    if reply == b"NEW":
+        return job.id, State.IN_QUEUE
+    if reply == b"NO_ENDPOINT":
+        raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+    match reply[0]:
+        case b"LIMITED":
+            raise refusal(reply[1].decode(), reply[2], reply[3])
+        case b"FULL":
+            raise TooManyRequests(
+                f"the queue of endpoint {keys.id_of(endpoint)} is full: {reply[1]} jobs wait", 1, reply[1]
+            )
+        case b"SAME":
+            return reply[1].decode(), State(reply[2].decode())
+        case b"CHANGED":
+            raise Changed
+        case b"TAKEN":
+            raise Conflict(f"job {reply[1].decode()} with this unique key has not ended")
+        case b"CONFLICT":
+            raise Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
+        case _:
+            raise Conflict(
+                f"job {reply[1].decode()} of this Idempotency-Key has ended and its result is no longer kept"
+            )
 
 
-def _job(id: str, reply: list[Any]) -> Job:
-    if not reply:
-        raise NotFound(f"no job {id}")
-    state, created, started, finished, worker, attempt = reply[:6]
-    chunks, output, error, progress = reply[6:10] if len(reply) > 6 else (None, None, None, None)
-    queued = None
-    if len(reply) > 10:
-        position = reply[10]
-        queued = Queued(None if position < 0 else position + 1, Workers(*reply[11:]))
-    return Job(
-        id,
-        State(state.decode()),
-        int(created),
-        int(started) if started else None,
-        int(finished) if finished else None,
-        worker.decode() if worker else None,
-        int(attempt or 0),
-        int(chunks or 0),
-        output,
-        error.decode(errors="replace") if error is not None else None,
-        progress,
-        queued,
-    )
+def _in_parts(jobs: Sequence[Submission]) -> Iterator[list[Submission]]:
+    """Parts that keep the store from its other work for a moment only."""
+    part: list[Submission] = []
+    size = 0
+    for job in jobs:
+        if part and (len(part) == MOST_IN_CALL or size + job.size > MOST_BYTES_IN_CALL):
+            yield part
+            part, size = [], 0
+        part.append(job)
+        size += job.size
+    if part:
+        yield part
 
 
-__all__ = ["FINAL", "Engine", "Health", "Job", "Listed", "Polling", "Queued", "Reading", "State", "Submission",
-           "Worker", "Workers"]  # fmt: skip
+__all__ = ["FINAL", "Changed", "Engine", "Health", "Job", "Listed", "Policy", "Polling", "QueueCounts", "Queued",
+           "Reading", "State", "Submission", "Task", "Worker", "Workers"]  # fmt: skip

@@ -114,12 +114,12 @@ class Driver:
     def submission(
         self, id: str, *, input: str = "{}", queue: str = "normal", timeout: int = 0, ttl: int = DAY_MS,
         retention: int = RETENTION_MS, request: str = "", watcher: str = "", key: str = "", fingerprint: str = "",
-        share: str = "", weight: int = 1, limit: str = "", webhooks: str = "",
+        share: str = "", weight: int = 1, limit: str = "", webhooks: str = "", terms: str = "",
     ) -> tuple[str | int, ...]:  # fmt: skip
         """The arguments of `submit` for one job."""
         return (
             id, input, queue, timeout, ttl, retention, request, watcher, key, fingerprint, share, weight, webhooks,
-            limit,
+            terms, limit,
         )  # fmt: skip
 
     async def submit(self, id: str | None = None, **options: Any) -> str:

@@ -128,7 +128,7 @@ class TestStatus:
 
         found = await engine.status(driver.endpoint, job.id)
 
-        assert found.queued == Queued(None, Workers(0, 0, 0, 0, 0))
+        assert found.queued == Queued(None, Workers(0, 0, 0, 0, 0), tried=True)
         assert found.queued.reason == "retry_delayed"
 
 

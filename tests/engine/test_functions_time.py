@@ -437,4 +437,4 @@ class TestWorkers:
         await renew(driver, "w", state="initializing")
         id = await driver.submit()
 
-        assert (await driver.call("status", id, ""))[10:] == [0, 1, 0, 0, 0, 0]
+        assert (await driver.call("status", id, ""))[10:] == [0, 1, 0, 0, 0, 0, 0]

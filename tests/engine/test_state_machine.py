@@ -34,6 +34,10 @@ TTL_MS = 155_000
 RETENTION_MS = 65_000
 DELAY_MS = 15_000
 
+LISTS = ("scheduled", "retry", "archived", "completed")
+PASSING = {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
+"""Keys that are there as long as there is something in them."""
+
 
 # All that the store knows of an endpoint, as JSON: {job: [fields, chunks]}, {queue: jobs}, [[job, worker] of each
 # lease], {key: ms to live, -1 for ever}, {queue: shares of all turns}, {line: jobs}. Lists begin with '-', since an
@@ -244,7 +248,7 @@ class Machine(RuleBasedStateMachine):
             self.jobs[job.id] = job
             self.enqueue(job, front=False)
             arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
-            arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", ""]
+            arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", "", ""]
         assert self.call("submit", *arguments) == ["NEW"] * count
 
     def switch_fairness(self, data: st.DataObject) -> None:
@@ -505,6 +509,7 @@ class Machine(RuleBasedStateMachine):
         self.check_jobs(jobs)
         self.check_queues({queue: ids[1:] for queue, ids in queues.items()})
         self.check_lines({queue: shares[1:] for queue, shares in turns.items()}, lines)
+        self.check_states()
         held = [[job.id, job.worker] for job in self.jobs.values() if job.place == "running"]
         assert sorted(leases[1:]) == sorted(held), "each lease has its job"
         for key, ms in lifetimes.items():
@@ -512,6 +517,19 @@ class Machine(RuleBasedStateMachine):
         assert not {f"job:{id}" for id in self.gone} & lifetimes.keys()
         kept = {key for key in lifetimes if key.startswith(("webhook:", "event:"))}
         assert kept == {f"{kind}:{id}" for kind in ("webhook", "event") for id in self.deliveries}, "each end is told"
+
+    def check_states(self) -> None:
+        """The numbers of jobs in Runqy's states, which are counted in the lists and not in the jobs."""
+        states = ("pending", "active", *LISTS)
+        found = {row[0]: dict(zip(states, row[1:7], strict=True)) for row in self.call("queues")}
+        expected = {queue: dict.fromkeys(states, 0) for queue in ("normal", "low")}
+        for job in self.jobs.values():
+            counts = expected["low" if job.low else "normal"]
+            if job.place == "none":
+                counts["completed" if job.state == "COMPLETED" else "archived"] += 1
+            else:
+                counts[{"queued": "pending", "running": "active", "delayed": "retry"}[job.place]] += 1
+        assert found == expected
 
     def check_jobs(self, found: dict[str, Any]) -> None:
         for job in self.jobs.values():
@@ -563,7 +581,8 @@ class Machine(RuleBasedStateMachine):
 
     def lasting(self) -> set[str]:
         queues = {f"queue:{queue}" for queue in QUEUES}
-        return queues | {"settings", "counts", "clock", "lifetimes", "timeouts", "delayed", "workers", "waiting"}
+        lists = {f"{name}:{queue}" for name in LISTS for queue in ("normal", "low")}
+        return queues | lists | {"settings", "counts", "clock", *PASSING}
 
     def keys(self) -> set[str]:
         found = cast(list[bytes], self.client.keys(f"{self.base}:*"))
@@ -582,9 +601,8 @@ class Machine(RuleBasedStateMachine):
         self.raw("INCRBY", "clock", TTL_MS)
         self.call("upkeep", 1000, 0)
         told = ("webhook", "event:", "deliveries")
-        assert {key for key in self.keys() if not key.startswith(told)} == self.lasting() - {
-            "lifetimes", "timeouts", "delayed", "workers", "waiting",
-        }  # fmt: skip
+        queues = {f"queue:{queue}" for queue in QUEUES}
+        assert {key for key in self.keys() if not key.startswith(told)} == queues | {"settings", "counts", "clock"}
         self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))
 
 

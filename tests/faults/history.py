@@ -25,7 +25,11 @@ from .record import parse_chunk
 
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 QUEUES = ("normal:again", "normal", "low:again", "low")
-PERMANENT = ("settings", "counts", "lifetimes", "workers", "waiting", *(f"queue:{queue}" for queue in QUEUES))
+LISTS = ("archived", "completed")
+PERMANENT = (
+    "settings", "counts", "lifetimes", "workers", "waiting", *(f"queue:{queue}" for queue in QUEUES),
+    *(f"{name}:{queue}" for name in LISTS for queue in ("normal", "low")),
+)  # fmt: skip
 EXPIRING = (
     "job", "chunks", "worker", "stopped", "idempotency", "limit", "webhook", "event", "webhooks", "deliveries", "ended",
 )  # fmt: skip

@@ -119,7 +119,7 @@ class Jobs:
         job = f"job-{self._number}"
         text = json.dumps(given) if raw is None else raw
         reply = self._store.call(
-            "submit", job, text, "normal", timeout_ms, 600000, 600000, request, "", "", "fingerprint", "", 1, "", ""
+            "submit", job, text, "normal", timeout_ms, 600000, 600000, request, "", "", "fingerprint", "", 1, "", "", ""
         )
         assert reply == ["NEW"]
         return job

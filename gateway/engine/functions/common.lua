@@ -18,10 +18,13 @@
 --   * Whoever queues a job hands it over in the same step when a worker waits: the job is begun for the worker and sent
 --     to its channel. A worker that does not listen gets nothing; what got lost on its way is put back when the worker
 --     subscribes again (`join`), or with its lease.
+--   * A job may have a policy of its own, which it was queued with and which no change of the endpoint's settings reaches.
 --   * Time is the store's, in ms.
 --
 -- The keys behind the base
---   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint. `lines`: as `fair.lines`
+--   :settings          hash    the endpoint's settings; it exists exactly as long as the endpoint. `lines`: as `fair.lines`;
+--                              `queues`: the plain ones, in the order in which they are served; `closed`: those of them that
+--                              take nothing and serve nothing, and `paused`: that serve nothing, for now
 --   :queue:<queue>     stream  entries {job = id}, ids <number>-0, group "workers", consumer = worker id
 --   :line:<q>:<share>  zset    fair endpoints: jobs of one share that wait, in their order; <q> is a queue without ":again"
 --   :turns:<q>         zset    turns of the shares, "<number> <share>", as many as jobs wait, by their tags: the order
@@ -31,14 +34,20 @@
 --   :job:<id>          hash    the job; expires
 --   :chunks:<id>       stream  its chunks, ids <position>-0, field "chunk"; expires with the job
 --   :lifetimes         zset    every job, by the time at which it is forgotten
---   :timeouts          zset    jobs in progress, by the end of their execution timeout
---   :delayed           zset    jobs that wait for a later retry, by the time they become ready
+--   :timeouts          zset    jobs in progress, by the end of their execution timeout; and jobs that wait, by the time until
+--                              which their policy lets them
+--   :delayed           zset    jobs that wait for a later (first or next) try, by the time they become ready
+--   :scheduled:<q>     zset    those of them that wait for their first try; <q> as above
+--   :retry:<q>         zset    those that wait for the next
+--   :completed:<q>     zset    jobs that are COMPLETED, by their end
+--   :archived:<q>      zset    jobs that have ended in another way, by their end
 --   :workers           zset    workers, by the time at which they count as gone
 --   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
 --   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires
+--   :unique:<k>        string  id of the job that was the last with this key; expires
 --   :limit:<name>      string  how much of a limit is used: see limits.lua; expires
 --   :webhooks          zset    receivers that deliveries wait for, by the time at which the first of these is due, and ''
 --                              for the log (see webhooks.lua); expires
@@ -55,9 +64,10 @@
 --                      large for a message: `fetch` it
 --   :stops:<id>        to the process beside it, which gives the signs of life: "<job id> <attempt> <state>"
 
--- Queues in the order in which they are served. The ":again" queues are the fronts of the plain ones: a stream
--- takes new entries at its end only, so a job that goes back to the front goes into a queue served before.
-local QUEUES = {'normal:again', 'normal', 'low:again', 'low'}
+-- The queues of an endpoint that has no others, in the order in which they are served. The ":again" queues are the
+-- fronts of the plain ones: a stream takes new entries at its end only, so a job that goes back to the front goes into a
+-- queue served before.
+local USUAL = {'normal:again', 'normal', 'low:again', 'low'}
 local GROUP = 'workers'
 
 local fair = {}  -- fair.lua
@@ -73,6 +83,7 @@ local IDEMPOTENCY_MS = 24 * 3600 * 1000
 -- So long a worker is told that a job is to be stopped, should it not ask.
 local STOP_MS = 3600 * 1000
 local MOST_STOPS = 1000
+local MOST_BACKOFF_MS = 24 * 3600 * 1000
 -- The hash of a job outlives the moment at which upkeep is to forget it, so that upkeep finds it.
 local FORGET_SLACK_MS = 60 * 1000
 -- By so much when an address is to be told that its time to live was over, which upkeep alone does.
@@ -123,6 +134,20 @@ end
 
 local function setting(base, name, default)
   return tonumber(redis.call('HGET', base .. ':settings', name) or default)
+end
+
+-- The queues of an endpoint, in the order in which they are served. `names`: the setting, if that is known.
+local function queues_of(base, names)
+  names = names or redis.call('HGET', base .. ':settings', 'queues')
+  if not names or names == 'normal low' then return USUAL end
+  local queues = {}
+  for name in string.gmatch(names, '%S+') do append(queues, name .. ':again', name) end
+  return queues
+end
+
+-- Whether a name is in a list of names, which are separated by spaces.
+local function is_among(name, names)
+  return names and string.find(' ' .. names .. ' ', ' ' .. name .. ' ', 1, true)
 end
 
 local function group_of(base, queue)
@@ -177,6 +202,37 @@ local function drop_entry(base, queue, entry)
   redis.call('XDEL', queue_key(base, queue), entry)
 end
 
+-- How a job is tried, if not as the endpoint's settings say: `tries` at most, the n-th failure followed by n^4 times
+-- `backoff` ms, `pending` ms in the queue at most (0: no limit), kept for `retention` ms when it has not ended well, its
+-- output only if `keeps_output`.
+local function policy_of(job)
+  if not job.policy then return nil end
+  local tries, backoff, pending, retention, keeps = string.match(job.policy, '^(%d+) (%d+) (%d+) (%d+) (%d)$')
+  return {tries = tonumber(tries), backoff = tonumber(backoff), pending = tonumber(pending),
+    retention = tonumber(retention), keeps_output = keeps == '1'}
+end
+
+local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
+
+-- Where a job is listed that no queue holds.
+local function list_key(base, list, queue) return base .. ':' .. list .. ':' .. back_of(queue) end
+
+local function list_of(job)
+  if job.state == 'IN_QUEUE' then return job.tries and tonumber(job.tries) > 0 and 'retry' or 'scheduled' end
+  return job.state == 'COMPLETED' and 'completed' or 'archived'
+end
+
+-- Has a job wait until `at`; out of every queue.
+local function delay(base, id, job, at)
+  redis.call('ZADD', base .. ':delayed', at, id)
+  redis.call('ZADD', list_key(base, list_of(job), job.queue), at, id)
+end
+
+local function end_delay(base, id, job)
+  redis.call('ZREM', base .. ':delayed', id)
+  redis.call('ZREM', list_key(base, list_of(job), job.queue), id)
+end
+
 -- Takes the job out of whatever holds it: a queue, a line, a lease, the delayed jobs.
 local function detach(base, id, job)
   if job.entry then
@@ -184,9 +240,9 @@ local function detach(base, id, job)
   elseif job.place then
     fair.leave(base, job.queue, job.share, id)
   else
-    redis.call('ZREM', base .. ':delayed', id)
+    end_delay(base, id, job)
   end
-  if job.state == 'IN_PROGRESS' then redis.call('ZREM', base .. ':timeouts', id) end
+  if job.state == 'IN_PROGRESS' or job.policy then redis.call('ZREM', base .. ':timeouts', id) end
 end
 
 -- `slack`: as above, FORGET_SLACK_MS unless it is given.
@@ -213,11 +269,14 @@ local function front_of(queue)
   return queue .. ':again'
 end
 
-local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
+-- A job waits in a queue from now on. `policy`: as `policy_of`.
+local function limit_waiting(base, id, policy, at)
+  if policy and policy.pending > 0 then redis.call('ZADD', base .. ':timeouts', at + policy.pending, id) end
+end
 
 -- What `finalize` and `requeue` need to know of a job.
 local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created', 'started', 'timeout', 'retention',
-  'watchers', 'chunks', 'place', 'share', 'webhooks', 'deliveries'}
+  'watchers', 'chunks', 'place', 'share', 'weight', 'webhooks', 'deliveries', 'policy'}
 
 local function load_held(base, id) return load(job_key(base, id), unpack(HELD)) end
 
@@ -227,17 +286,20 @@ local announce
 -- The one way into a final state. `field` ('output', 'error' or nil) gets `value`; `committed` is the attempt whose
 -- result this is, if any.
 local function finalize(base, id, job, state, field, value, at, committed)
-  local key = job_key(base, id)
+  local key, policy = job_key(base, id), policy_of(job)
   detach(base, id, job)
+  job.state = state
   local fields, over = {'state', state, 'finished', at}, {'entry', 'progress', 'watchers'}
   if field then append(fields, field, value) end
   if committed then append(fields, 'committed', committed) end
-  if not RETRYABLE[state] then append(over, 'input', 'request') end
+  if not RETRYABLE[state] and not policy then append(over, 'input', 'request') end
   redis.call('HSET', key, unpack(fields))
   redis.call('HDEL', key, unpack(over))
-  keep_until(base, id, at + job.retention, job.chunks)
+  redis.call('ZADD', list_key(base, list_of(job), job.queue), at, id)
+  keep_until(base, id, at + (policy and state ~= 'COMPLETED' and policy.retention or job.retention), job.chunks)
   redis.call('HINCRBY', base .. ':counts', state, 1)
   if job.webhooks then announce(base, id, job, at) end
+  if field == 'output' and policy and not policy.keeps_output then redis.call('HDEL', key, 'output') end
   if not job.watchers then return end
   local fits = not field or #value <= PAYLOAD_IN_WAKEUP
   wake(base, job.watchers, {
@@ -247,29 +309,55 @@ local function finalize(base, id, job, state, field, value, at, committed)
   }, fits and value or '')
 end
 
--- Back into the queue, to be begun again, at the front or after `delay` ms.
-local function requeue(base, id, job, delay, at)
+-- Back into the queue, to be begun again, at the front or after `pause` ms.
+local function requeue(base, id, job, pause, at)
   detach(base, id, job)
   local key = job_key(base, id)
+  job.state = 'IN_QUEUE'
   redis.call('HSET', key, 'state', 'IN_QUEUE')
   redis.call('HDEL', key, 'entry', 'started', 'worker', 'progress')
-  if delay > 0 then
-    redis.call('ZADD', base .. ':delayed', at + delay, id)
+  if pause > 0 then
+    delay(base, id, job, at + pause)
   else
     enqueue(base, id, front_of(job.queue))
+    limit_waiting(base, id, policy_of(job), at)
   end
 end
 
--- An attempt ended without a result. The job is tried again, or FAILED at the endpoint's limit.
-local function lost(base, id, job, reason, at)
-  local limit = setting(base, 'attempts', 3)
-  if tonumber(job.tries) >= limit then
-    local text = reason .. ' (attempt ' .. job.tries .. ' of ' .. limit .. ')'
-    finalize(base, id, job, 'FAILED', 'error', text, at)
+-- A delayed job's time has come.
+local function make_ready(base, id, job, at)
+  end_delay(base, id, job)
+  redis.call('HSET', job_key(base, id), 'ready', at)
+  limit_waiting(base, id, policy_of(job), at)
+  if list_of(job) == 'retry' then
+    enqueue(base, id, front_of(job.queue))
+  elseif fair.lines(base) == 'last' then
+    fair.join(base, job.queue, id, fair.reserve(base, job.queue, 1), job.share or '', job.weight or 1)
   else
-    requeue(base, id, job, setting(base, 'retry_delay_ms', 0), at)
-    redis.call('HINCRBY', base .. ':counts', 'retried', 1)
+    enqueue(base, id, job.queue)
   end
+end
+
+-- An attempt ended without a result, and the job may be tried again, after `pause` ms or what its policy or its endpoint
+-- says; at the limit it ends as `state`. `committed`: as of `finalize`.
+local function try_again(base, id, job, state, reason, at, pause, committed)
+  local policy, tries = policy_of(job), tonumber(job.tries)
+  local limit = policy and policy.tries or setting(base, 'attempts', 3)
+  if tries >= limit then return finalize(base, id, job, state, 'error', reason, at, committed) end
+  redis.call('HSET', job_key(base, id), 'last_error', reason, 'failed', at)
+  if not pause then
+    pause = policy and math.min(tries ^ 4 * policy.backoff, MOST_BACKOFF_MS) or setting(base, 'retry_delay_ms', 0)
+  end
+  requeue(base, id, job, pause, at)
+  redis.call('HINCRBY', base .. ':counts', 'retried', 1)
+end
+
+-- An attempt was lost with its worker.
+local function lost(base, id, job, reason, at)
+  local policy = policy_of(job)
+  local limit = policy and policy.tries or setting(base, 'attempts', 3)
+  local text = tonumber(job.tries) >= limit and reason .. ' (attempt ' .. job.tries .. ' of ' .. limit .. ')' or reason
+  try_again(base, id, job, 'FAILED', text, at, policy and 0)
 end
 
 -- A pending entry whose worker is given up: lost when it was begun, else just put back.

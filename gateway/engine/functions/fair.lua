@@ -13,9 +13,6 @@
 -- Of equal tags the lesser name comes first, and names begin with the number of the turn: a share that comes is before
 -- those that wait. A tag is a double: one of 10^12, after so many jobs without a pause, is exact to a thousandth.
 
--- The queues that have lines; those behind ":again" are served first anyway.
-fair.QUEUES = {'normal', 'low'}
-
 local MOST_WEIGHT = 1000
 
 -- So many shares that waited long enough are forgotten with each turn that ends; one more can have come with it.
@@ -33,6 +30,9 @@ function fair.is_weight(text)
   return weight and weight >= 1 and weight <= MOST_WEIGHT
 end
 
+-- How many jobs stand in the lines of a queue.
+function fair.length(base, queue) return redis.call('ZCARD', turns_key(base, queue)) end
+
 -- An endpoint is made fair, or is so no more.
 function fair.set(base, is_fair)
   local key = base .. ':settings'
@@ -43,19 +43,25 @@ function fair.set(base, is_fair)
   end
 end
 
+-- The queues that have lines: those behind ":again" are served first anyway.
+function fair.queues(queues)
+  local plain = {}
+  for i = 2, #queues, 2 do plain[#plain + 1] = queues[i] end
+  return plain
+end
+
 -- When the lines of an endpoint are served: 'last' when it is fair, after what came into the streams before it was;
--- 'first' when it is fair no more and jobs still stand there; else false.
-function fair.lines(base)
+-- 'first' when it is fair no more and jobs still stand there; else false. `lines`: the setting, if that is known.
+function fair.lines(base, lines)
   local key = base .. ':settings'
-  local lines = redis.call('HGET', key, 'lines')
+  if lines == nil then lines = redis.call('HGET', key, 'lines') end
   if lines ~= 'first' then return lines end
-  if redis.call('EXISTS', turns_key(base, 'normal'), turns_key(base, 'low')) > 0 then return lines end
+  for _, queue in ipairs(fair.queues(queues_of(base))) do
+    if fair.length(base, queue) > 0 then return lines end
+  end
   redis.call('HDEL', key, 'lines')
   return false
 end
-
--- How many jobs stand in the lines of a queue.
-function fair.length(base, queue) return redis.call('ZCARD', turns_key(base, queue)) end
 
 -- As `reserve`, for the places in the lines of a queue.
 function fair.reserve(base, queue, count) return reserve(base, 'line:' .. queue, count) end
@@ -130,4 +136,16 @@ function fair.rank(base, queue, share, id)
   local behind = redis.call('ZCARD', line) - redis.call('ZRANK', line, id) - 1
   local last = redis.call('HGET', numbers_key(base, queue), share)
   return redis.call('ZRANK', turns_key(base, queue), name_of(last - behind, share))
+end
+
+-- The jobs in the lines of a queue, as they will be served if no others come: `count` of them behind the first `skip`.
+function fair.list(base, queue, skip, count)
+  local jobs, passed = {}, {}
+  for i, turn in ipairs(redis.call('ZRANGE', turns_key(base, queue), 0, skip + count - 1)) do
+    local share = string.match(turn, '^%d+ (.*)$')
+    local rank = passed[share] or 0
+    if i > skip then append(jobs, redis.call('ZRANGE', line_key(base, queue, share), rank, rank)[1]) end
+    passed[share] = rank + 1
+  end
+  return jobs
 end

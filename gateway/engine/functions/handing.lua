@@ -43,11 +43,57 @@ local function begin_in_turn(base, queue, worker, at)
   return front and begin_from(base, front, worker, at)
 end
 
--- Begins the next job for a worker, in the order of the queues; nil when none is left. `lines`: as `fair.lines`.
-local function begin_next(base, worker, at, lines, queues)
-  for _, queue in ipairs(queues or QUEUES) do
-    local job = lines == 'first' and begin_in_turn(base, queue, worker, at) or begin_from(base, queue, worker, at)
-      or lines == 'last' and begin_in_turn(base, queue, worker, at)
+-- The order in which an endpoint's jobs begin: the `queues` that are served now, when their `lines` are (as
+-- `fair.lines`), and after how many ms a job is served before those of higher priority (`starvation`; 0: never).
+-- `settings`: if they are known.
+local ORDERED_BY = {'lines', 'queues', 'closed', 'paused', 'starvation_ms'}
+
+local function order_of(base, settings)
+  settings = settings or load(base .. ':settings', unpack(ORDERED_BY))
+  local queues = queues_of(base, settings.queues or false)
+  if settings.closed and settings.closed ~= '' or settings.paused then
+    local served = {}
+    for _, queue in ipairs(queues) do
+      local name = back_of(queue)
+      if not is_among(name, settings.closed) and not is_among(name, settings.paused) then served[#served + 1] = queue end
+    end
+    queues = served
+  end
+  return {queues = queues, lines = fair.lines(base, settings.lines), starvation = tonumber(settings.starvation_ms or 0)}
+end
+
+local function begin_one(base, queue, worker, at, lines)
+  return lines == 'first' and begin_in_turn(base, queue, worker, at) or begin_from(base, queue, worker, at)
+    or lines == 'last' and begin_in_turn(base, queue, worker, at)
+end
+
+-- The job that is served next of those in a queue, as far as that can be seen; nil when none waits.
+local function first_in(base, queue, lines)
+  local after = '(' .. group_of(base, queue)['last-delivered-id']
+  local found = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', 1)[1]
+  if found then return found[2][2] end
+  return lines and fair.first(base, queue) or nil
+end
+
+-- The queue whose first job has waited the longest, if that is too long.
+local function starving(base, order, at)
+  local since, found = at - order.starvation, nil
+  for _, queue in ipairs(order.queues) do
+    local id = first_in(base, queue, order.lines)
+    local job = id and load(job_key(base, id), 'ready', 'created')
+    local waits = job and tonumber(job.ready or job.created)
+    if waits and waits < since then since, found = waits, queue end
+  end
+  return found
+end
+
+-- Begins the next job for a worker; nil when none is left. `only`: the queue in which there can be one, if that is known.
+local function begin_next(base, worker, at, order, only)
+  local first = order.starvation > 0 and starving(base, order, at)
+  local job = first and begin_one(base, first, worker, at, order.lines)
+  if job then return job end
+  for _, queue in ipairs(order.queues) do
+    job = (not only or queue == only) and begin_one(base, queue, worker, at, order.lines)
     if job then return job end
   end
 end
@@ -101,18 +147,18 @@ local function wait_for(base, worker, free)
 end
 
 -- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
--- `most`, `queues`: how many jobs there are to give, and where, if that is known: after each function, there are none or
--- nobody waits. `lines`: as `fair.lines`, if that is known.
-local function hand_over(base, at, most, queues, lines)
-  local left = most or math.huge
+-- `most`, `only`: how many jobs there are to give, and in which queue, if that is known: after each function, there are
+-- none or nobody waits. `settings`: as of `order_of`.
+local function hand_over(base, at, most, only, settings)
+  local left, order = most or math.huge, nil
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
     if not worker then return end
     local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive')
     local channel = channel_of(base, worker, known.gateway)
     if listens(channel) then
-      if lines == nil then lines = fair.lines(base) end
-      local job = begin_next(base, worker, at, lines, queues)
+      order = order or order_of(base, settings)
+      local job = begin_next(base, worker, at, order, only)
       if not job then return end
       local free = (known.free or 1) - 1
       send(channel, known, job)
@@ -139,9 +185,9 @@ local function take(keys, args)
   local known = redis.call('HGET', key, 'given')
   local given = tonumber(known or 0)
   local capacity = args[2] - math.max(0, given - (args[3] or given))
-  local jobs, lines = {}, fair.lines(base)
+  local jobs, order = {}, order_of(base)
   while #jobs < capacity do
-    local job = begin_next(base, worker, at, lines)
+    local job = begin_next(base, worker, at, order)
     if not job then break end
     if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
     jobs[#jobs + 1] = job
@@ -161,7 +207,7 @@ end
 
 -- Every entry that the worker holds, in steps: calls with a queue and a list of entries.
 local function each_held(base, worker, callback)
-  for _, queue in ipairs(QUEUES) do
+  for _, queue in ipairs(queues_of(base)) do
     local after = '-'
     repeat
       local entries = {}

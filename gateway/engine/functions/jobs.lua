@@ -1,32 +1,50 @@
 -- What clients and workers do to a job.
 
 -- Jobs that wait in a queue; never fewer than there are, and exact when `limit` is reached.
-local function count_waiting(base, limit, lines)
+local function count_waiting(base, limit, lines, queues)
   local most = redis.call('ZCARD', base .. ':delayed')
   if lines then
-    for _, queue in ipairs(fair.QUEUES) do most = most + fair.length(base, queue) end
+    for _, queue in ipairs(fair.queues(queues)) do most = most + fair.length(base, queue) end
   end
   local exact = most
-  for _, queue in ipairs(QUEUES) do most = most + redis.call('XLEN', queue_key(base, queue)) end
+  for _, queue in ipairs(queues) do most = most + redis.call('XLEN', queue_key(base, queue)) end
   if most < limit then return most end
-  for _, queue in ipairs(QUEUES) do exact = exact + unread(base, queue) end
+  for _, queue in ipairs(queues) do exact = exact + unread(base, queue) end
   return exact
 end
 
-local ARGUMENTS = 14  -- of `submit`, for each job
+-- The terms of a submission: 'version delay unique policy' (see `submit`).
+local function terms_of(text)
+  if text == '' then return {} end
+  local version, delayed, unique, policy = string.match(text, '^(%d+) (%d+) (%S+) ?(.*)$')
+  return {version = version ~= '0' and version, delay = tonumber(delayed), unique = unique ~= '-' and unique,
+    policy = policy ~= '' and policy}
+end
 
--- submit: fourteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
+-- The job that is waiting or running with this key of `unique` jobs.
+local function unique_job(base, unique)
+  local id = redis.call('GET', base .. ':unique:' .. unique)
+  local state = id and redis.call('HGET', job_key(base, id), 'state')
+  return state and not FINAL[state] and id
+end
+
+local ARGUMENTS = 15  -- of `submit`, for each job
+
+-- submit: fifteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
 -- body, share (whose job it is, or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces,
--- or '' for the endpoint's, limit of the request (see limits.lua), '=' for that of the job before, or ''. Share and weight
--- count on fair endpoints.
+-- or '' for the endpoint's, its terms or '', and the limit of the request (see limits.lua), '=' for that of the job before,
+-- or ''. Share and weight count on fair endpoints. The terms: version that the settings must have (0: any), ms for which
+-- the job is delayed, a key that no two jobs that have not ended may have ('-': none), and its policy (see `policy_of`), if
+-- it has one.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
--- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'FULL', most jobs that may
--- wait} or what `admit` returns; or 'NO_ENDPOINT'.
+-- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'TAKEN', id} (a job with this
+-- unique key has not ended), {'CHANGED'} (other settings), {'FULL', most jobs that may wait} or what `admit` returns; or
+-- 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued',
-    'webhook')
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook',
+    'queues', 'closed', 'paused', 'starvation_ms')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
   local is_fair = settings.lines == 'last'
   for i = 1, #args, ARGUMENTS do
@@ -37,17 +55,22 @@ local function submit(keys, args)
       return redis.error_reply('ERR the weight of job ' .. args[i] .. ' is not one')
     end
   end
-  local numbers, replies, queued, queues, lifetimes, limits = {}, {}, 0, {}, {}, {by_name = {}}
+  local numbers, replies, queued, added, queues, lifetimes, limits = {}, {}, 0, 0, {}, {}, {by_name = {}}
   local most_queued = tonumber(settings.max_queued or 0)
-  local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines)
+  local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines,
+    queues_of(base, settings.queues))
   for i = 1, #args, ARGUMENTS do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
     if timeout == '0' then timeout = settings.timeout_ms end
-    local refused = admit_one_of(base, limits, args[i + 13], at)
+    local terms = terms_of(args[i + 13])
+    local refused = admit_one_of(base, limits, args[i + 14], at)
+    if not refused and terms.version and terms.version ~= settings.version then refused = {'CHANGED'} end
     local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
-    if not refused and not known and waiting and waiting + queued >= most_queued then refused = {'FULL', most_queued} end
+    if not refused and not known and waiting and waiting + added >= most_queued then refused = {'FULL', most_queued} end
+    local other = not refused and not known and terms.unique and unique_job(base, terms.unique)
+    if other then refused = {'TAKEN', other} end
     if refused then
       replies[#replies + 1] = refused
     elseif known then
@@ -66,36 +89,47 @@ local function submit(keys, args)
         redis.call('SET', base .. ':idempotency:' .. idempotency, id .. ' ' .. fingerprint, 'PX',
           math.max(IDEMPOTENCY_MS, ttl))
       end
-      -- As many numbers as could be needed: one too many is only a gap.
-      if not numbers[queue] then queues[#queues + 1] = queue end
-      local number = numbers[queue] or (is_fair and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
-      numbers[queue] = number + 1
-      local key = job_key(base, id)
+      if terms.unique then redis.call('SET', base .. ':unique:' .. terms.unique, id, 'PX', ttl) end
+      local key, is_delayed = job_key(base, id), terms.delay and terms.delay > 0
       local fields = {'state', 'IN_QUEUE', 'input', input, 'created', at, 'timeout', timeout, 'ttl', ttl, 'retention',
         retention}
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
       local webhooks = args[i + 12] ~= '' and args[i + 12] or settings.webhook or ''
       if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
-      if is_fair then
-        fair.join(base, queue, id, number, args[i + 10], args[i + 11])
-      else
-        redis.call('XADD', queue_key(base, queue), number .. '-0', 'job', id)
+      if terms.policy then append(fields, 'policy', terms.policy) end
+      if is_delayed then
         append(fields, 'queue', queue)
-        append(fields, 'entry', number .. '-0')
+        append(fields, 'share', args[i + 10])
+        append(fields, 'weight', args[i + 11])
+        delay(base, id, {state = 'IN_QUEUE', queue = queue}, at + terms.delay)
+      else
+        -- As many numbers as could be needed: one too many is only a gap.
+        if not numbers[queue] then queues[#queues + 1] = queue end
+        local number = numbers[queue] or (is_fair and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
+        numbers[queue] = number + 1
+        if is_fair then
+          fair.join(base, queue, id, number, args[i + 10], args[i + 11])
+        else
+          redis.call('XADD', queue_key(base, queue), number .. '-0', 'job', id)
+          append(fields, 'queue', queue)
+          append(fields, 'entry', number .. '-0')
+        end
+        limit_waiting(base, id, policy_of(terms), at)
+        queued = queued + 1
       end
       redis.call('HSET', key, unpack(fields))
       redis.call('PEXPIREAT', key, at + ttl + (webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS))
       append(lifetimes, at + ttl, id)
       replies[#replies + 1] = 'NEW'
-      queued = queued + 1
+      added = added + 1
     end
   end
   for i = 1, #lifetimes, 1000 do
     redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
   end
   for _, limit in pairs(limits.by_name) do save_limit(base, limit, at) end
-  hand_over(base, at, queued, #queues == 1 and queues, settings.lines)
+  hand_over(base, at, queued, #queues == 1 and queues[1], settings)
   return replies
 end
 
@@ -141,19 +175,32 @@ local function progress(keys, args)
   return redis.status_reply('OK')
 end
 
--- finish: job id, attempt, state, field ('output', 'error' or ''), value.
--- Returns 'OK', also when this attempt has finished the job before, or {'STALE', state}.
+-- finish: job id, attempt, state, field ('output', 'error' or ''), value. The state RETRY: the attempt failed with this
+-- error, and the job may be tried again.
+-- Returns 'OK', also when this attempt has said so before, or {'STALE', state}.
 local function finish(keys, args)
   local base, id, attempt, state = keys[1], args[1], args[2], args[3]
-  if state ~= 'COMPLETED' and state ~= 'FAILED' then return redis.error_reply('ERR a worker cannot say ' .. state) end
+  if state ~= 'COMPLETED' and state ~= 'FAILED' and state ~= 'RETRY' then
+    return redis.error_reply('ERR a worker cannot say ' .. state)
+  end
   local key = job_key(base, id)
   local job = load_held(base, id)
   if job.state ~= 'IN_PROGRESS' or not is_newest(job, attempt) then
-    local committed = redis.call('HGET', key, 'committed')
-    if committed and is_newest({attempt = committed, worker = job.worker}, attempt) then return redis.status_reply('OK') end
+    local said = load(key, 'committed', 'gave_up')
+    if said.committed and is_newest({attempt = said.committed, worker = job.worker}, attempt) then
+      return redis.status_reply('OK')
+    end
+    if state == 'RETRY' and said.gave_up == attempt and job.attempt == attempt then return redis.status_reply('OK') end
     return {'STALE', job.state or 'GONE'}
   end
-  finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], now(), job.attempt)
+  local at = now()
+  if state == 'RETRY' then
+    redis.call('HSET', key, 'gave_up', job.attempt)
+    try_again(base, id, job, 'FAILED', args[5], at, nil, job.attempt)
+    hand_over(base, at)
+  else
+    finalize(base, id, job, state, args[4] ~= '' and args[4] or nil, args[5], at, job.attempt)
+  end
   return redis.status_reply('OK')
 end
 
@@ -182,11 +229,12 @@ end
 local function retry(keys, args)
   local base, id, at = keys[1], args[1], now()
   local key = job_key(base, id)
-  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks')
+  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks', 'policy')
   if not job.state then return redis.status_reply('GONE') end
-  if not RETRYABLE[job.state] then return {'STATE', job.state} end
+  if not RETRYABLE[job.state] and not (job.state == 'CANCELLED' and job.policy) then return {'STATE', job.state} end
+  redis.call('ZREM', list_key(base, list_of(job), job.queue), id)
   redis.call('HSET', key, 'state', 'IN_QUEUE', 'tries', 0, 'created', at, 'mark', job.chunks or 0)
-  redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker')
+  redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker', 'ready', 'last_error', 'failed')
   redis.call('UNLINK', chunks_key(base, id))
   keep_until(base, id, at + job.ttl, nil, job.webhooks and TELL_SLACK_MS)
   local queue, lines = back_of(job.queue), fair.lines(base)
@@ -195,8 +243,9 @@ local function retry(keys, args)
   else
     enqueue(base, id, queue)
   end
+  limit_waiting(base, id, policy_of(job), at)
   redis.call('HINCRBY', base .. ':counts', 'retried', 1)
-  hand_over(base, at, nil, nil, lines)
+  hand_over(base, at)
   return redis.status_reply('OK')
 end
 
@@ -221,7 +270,8 @@ local function purge(keys, args)
     removed = removed + 1
     return true
   end
-  for _, queue in ipairs(QUEUES) do
+  local queues = queues_of(base)
+  for _, queue in ipairs(queues) do
     local after = '(' .. group_of(base, queue)['last-delivered-id']
     while removed < most do
       local items = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)
@@ -231,7 +281,7 @@ local function purge(keys, args)
       end
     end
   end
-  for _, queue in ipairs(fair.lines(base) and fair.QUEUES or {}) do
+  for _, queue in ipairs(fair.lines(base) and fair.queues(queues) or {}) do
     while removed < most do
       local id, share = fair.first(base, queue)
       if not id then break end

@@ -69,9 +69,9 @@ local function park(keys, args)
   local jobs, size, sent = again and sent_before(base, worker, poll) or {}, 0, {}
   if #jobs == 0 then
     if args[7] == '1' then lose_all(base, worker, at) end
-    local lines = fair.lines(base)
+    local order = order_of(base)
     while #jobs < most and size < BYTES_PER_POLL do
-      local job = begin_next(base, worker, at, lines)
+      local job = begin_next(base, worker, at, order)
       if not job then break end
       jobs[#jobs + 1] = job
       size = size + #job[4] + #job[5]

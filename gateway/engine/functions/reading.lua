@@ -3,7 +3,7 @@
 -- How many jobs each worker has that has some.
 local function jobs_in_hand(base)
   local held = {}
-  for _, queue in ipairs(QUEUES) do
+  for _, queue in ipairs(queues_of(base)) do
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
       consumer = pairs_of(consumer)
       if consumer.pending > 0 then held[consumer.name] = (held[consumer.name] or 0) + consumer.pending end
@@ -49,7 +49,7 @@ end
 local function position_of(base, id, job)
   if not job.entry and not job.place then return -1 end
   local before, lines = 0, fair.lines(base)
-  for _, queue in ipairs(QUEUES) do
+  for _, queue in ipairs(queues_of(base)) do
     local here = queue == job.queue
     if here and job.place then
       return before + (lines == 'last' and unread(base, queue) or 0) + fair.rank(base, queue, job.share, id)
@@ -70,8 +70,8 @@ local SHOWN = {'state', 'created', 'started', 'finished', 'worker', 'attempt', '
   'queue', 'entry', 'watchers', 'place', 'share'}
 
 -- What a client may know of a job: {state, created, started, finished, worker, attempt, chunks, output, error,
--- progress} and, when it is queued, {position (-1: waits for its retry), numbers of workers as `count_workers`}. {} when
--- there is no such job.
+-- progress} and, when it is queued, {position (-1: waits for its first or next try), numbers of workers as
+-- `count_workers`, 1 when its queue is not served now}. {} when there is no such job.
 local function describe(base, id, job, at)
   if not job.state then return {} end
   local reply = {}
@@ -79,6 +79,8 @@ local function describe(base, id, job, at)
   if job.state == 'IN_QUEUE' then
     reply[11] = position_of(base, id, job)
     for _, count in ipairs(count_workers(base, at)) do reply[#reply + 1] = count end
+    local settings, name = load(base .. ':settings', 'closed', 'paused'), back_of(job.queue)
+    reply[#reply + 1] = (is_among(name, settings.closed) or is_among(name, settings.paused)) and 1 or 0
   end
   return reply
 end
@@ -163,13 +165,14 @@ local function health(keys)
   if not exists(base) then return {} end
   local counts = load(base .. ':counts', 'COMPLETED', 'FAILED', 'TIMED_OUT', 'retried')
   local waiting, pending = redis.call('ZCARD', base .. ':delayed'), 0
-  for _, queue in ipairs(QUEUES) do
+  local queues = queues_of(base)
+  for _, queue in ipairs(queues) do
     local taken = group_of(base, queue).pending
     waiting = waiting + redis.call('XLEN', queue_key(base, queue)) - taken
     pending = pending + taken
   end
   if fair.lines(base) then
-    for _, queue in ipairs(fair.QUEUES) do waiting = waiting + fair.length(base, queue) end
+    for _, queue in ipairs(fair.queues(queues)) do waiting = waiting + fair.length(base, queue) end
   end
   return {tonumber(counts.COMPLETED or 0), (counts.FAILED or 0) + (counts.TIMED_OUT or 0), pending, waiting,
     tonumber(counts.retried or 0), unpack(count_workers(base, now()))}

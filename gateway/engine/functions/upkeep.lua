@@ -7,6 +7,23 @@ local function tell_gone(base, id, job, at)
   announce(base, id, job, at)
 end
 
+-- A job has run, or waited, for longer than it may.
+local function time_out(base, id, at)
+  local job = load_held(base, id)
+  local policy = policy_of(job)
+  if job.state == 'IN_PROGRESS' then
+    stop_worker(base, id, job, 'TIMED_OUT')
+    local text = 'the job ran longer than its executionTimeout of ' .. job.timeout .. ' ms'
+    if policy then return try_again(base, id, job, 'TIMED_OUT', text, at) end
+    finalize(base, id, job, 'TIMED_OUT', 'error', text, at)
+  elseif job.state == 'IN_QUEUE' and policy then
+    local text = 'the job waited longer than its pending_timeout of ' .. policy.pending .. ' ms'
+    finalize(base, id, job, 'FAILED', 'error', text, at)
+  else
+    redis.call('ZREM', base .. ':timeouts', id)
+  end
+end
+
 -- Time over for a job: it is gone, whatever its state.
 local function forget(base, id, at)
   local job = load_held(base, id)
@@ -15,6 +32,8 @@ local function forget(base, id, at)
     detach(base, id, job)
     wake(base, job.watchers, {kind = 'gone', job = id})
     if job.webhooks then tell_gone(base, id, job, at) end
+  elseif job.state then
+    redis.call('ZREM', list_key(base, list_of(job), job.queue), id)
   end
   redis.call('UNLINK', job_key(base, id), chunks_key(base, id))
   redis.call('ZREM', base .. ':lifetimes', id)
@@ -22,7 +41,7 @@ end
 
 local function recover_leases(base, most, at)
   local lease, recovered = setting(base, 'lease_ms', 30000), 0
-  for _, queue in ipairs(QUEUES) do
+  for _, queue in ipairs(queues_of(base)) do
     local mark = 'cursor:' .. queue
     local cursor = redis.call('HGET', base .. ':counts', mark) or '0-0'
     local reply = redis.call('XAUTOCLAIM', queue_key(base, queue), GROUP, 'upkeep', lease, cursor, 'COUNT', most,
@@ -59,7 +78,7 @@ end
 -- (0: none). When upkeep has not run for a while, nor could workers renew, be it that the store was down, frozen or not
 -- to be reached, or that all gateways were gone: they get that time before leases are taken from them, or they are
 -- forgotten with all that they hold.
--- Returns {leases recovered, jobs timed out, delayed jobs made ready, jobs forgotten, ids of workers forgotten, receivers
+-- Returns {leases recovered, jobs whose time to run or to wait was over, delayed jobs made ready, jobs forgotten, ids of workers forgotten, receivers
 -- for which webhooks are due, the log among them}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
@@ -68,21 +87,15 @@ local function upkeep(keys, args)
     return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
   end
   local late = due(':timeouts')
-  for _, id in ipairs(late) do
-    local job = load_held(base, id)
-    if job.state == 'IN_PROGRESS' then
-      stop_worker(base, id, job, 'TIMED_OUT')
-      local text = 'the job ran longer than its executionTimeout of ' .. job.timeout .. ' ms'
-      finalize(base, id, job, 'TIMED_OUT', 'error', text, at)
-    else
-      redis.call('ZREM', base .. ':timeouts', id)
-    end
-  end
+  for _, id in ipairs(late) do time_out(base, id, at) end
   local ready = due(':delayed')
   for _, id in ipairs(ready) do
-    redis.call('ZREM', base .. ':delayed', id)
     local job = load_held(base, id)
-    if job.state == 'IN_QUEUE' and not job.entry and not job.place then enqueue(base, id, front_of(job.queue)) end
+    if job.state == 'IN_QUEUE' and not job.entry and not job.place then
+      make_ready(base, id, job, at)
+    else
+      redis.call('ZREM', base .. ':delayed', id)
+    end
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end

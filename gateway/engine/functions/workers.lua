@@ -39,7 +39,7 @@ local function leave(keys, args)
     for _, entry in ipairs(entries) do recover(base, queue, entry, 'worker ' .. worker .. ' left before the job ended', at) end
     held = held + #entries
   end)
-  for _, queue in ipairs(QUEUES) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
+  for _, queue in ipairs(queues_of(base)) do redis.call('XGROUP', 'DELCONSUMER', queue_key(base, queue), GROUP, worker) end
   redis.call('ZREM', base .. ':workers', worker)
   wake_polls(base, worker, 'look')
   redis.call('UNLINK', base .. ':worker:' .. worker, base .. ':stopped:' .. worker)

@@ -438,7 +438,7 @@ async def test_purge_of_an_empty_queue(target: Target) -> None:
 
 
 async def test_purge_of_more_than_a_step(target: Target, admin: "redis.Redis") -> None:
-    jobs = [(f"job-{i}", "1", "normal", 0, DAY_MS, MINUTE_MS, "", "", "", "", "", 1, "", "") for i in range(1200)]
+    jobs = [(f"job-{i}", "1", "normal", 0, DAY_MS, MINUTE_MS, "", "", "", "", "", 1, "", "", "") for i in range(1200)]
     admin.fcall(f"{LIBRARY}_submit", 1, target.base, *itertools.chain(*jobs))
     assert (await target.post("/purge-queue")).json()["removed"] == 1200
     assert (await target.health())["jobs"]["inQueue"] == 0
