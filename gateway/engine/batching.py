@@ -69,13 +69,13 @@ class Batcher:
         return self._add(_Submission(base, arguments, limit, self._loop.create_future(), size))
 
     def submit_many(self, base: str, jobs: Sequence[Sequence[Argument]], limit: str) -> "asyncio.Future[Any]":
-        """Submits jobs in one call, as one request; its reply is what the function `submit` returns."""
-        gathered: list[Argument] = []
+        """Submits jobs in one call, unless that is one request too many; its reply is what the function `submit`
+        returns."""
+        gathered: list[Argument] = [limit, "submit"] if limit else []
         for job in jobs:
             gathered.extend(job)
-            gathered.append(limit)
-            limit = ""
-        return self._add(_Call(base, "submit", gathered, self._loop.create_future()))
+            gathered.append("")
+        return self.call(base, "limited" if limit else "submit", *gathered)
 
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""

@@ -123,8 +123,6 @@ class Engine:
                 try:
                     found.append(_submitted(endpoint, job, reply))
                 except Error as error:
-                    if limit and reply[0] == b"LIMITED":
-                        raise
                     found.append(error)
             limit = ""
         return found

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.engine.engine import Engine, Queued, State, Submission, Workers
-from gateway.errors import Conflict, NotFound
+from gateway.engine.engine import MOST_IN_CALL, Changed, Engine, Policy, Queued, State, Submission, Workers
+from gateway.errors import Conflict, NotFound, TooManyRequests
 
 from .driver import DAY_MS, RETENTION_MS, Driver, text
 
@@ -292,3 +292,85 @@ async def test_a_thousand_cancels_against_takes_and_finishes(engine: Engine, dri
     health = await engine.health(driver.endpoint)
     assert (health.completed, health.in_progress, health.in_queue) == (len(committed), 0, 0)
     assert [await driver.queued(queue) for queue in ("normal", "normal:again")] == [[], []]
+
+
+class TestManyAtOnce:
+    """Submissions of one request."""
+
+    def jobs(self, count: int, **fields: Any) -> list[Submission]:
+        return [Submission(f"many-{i}", b"{}", 0, 60_000, 60_000, **fields) for i in range(count)]
+
+    async def test_each_has_its_own_answer(self, engine: Engine, driver: Driver) -> None:
+        await driver.key("HSET", "settings", "max_queued", 3)
+        jobs = [*self.jobs(2, unique="one"), *(Submission(id, b"{}", 0, 60_000, 60_000) for id in ("a", "b", "c"))]
+        found = await engine.submit_many(driver.endpoint, jobs)
+        assert [type(each) for each in found] == [tuple, Conflict, tuple, tuple, TooManyRequests]
+        assert await driver.queued() == ["many-0", "a", "b"]
+
+    async def test_more_than_one_call_takes(self, engine: Engine, driver: Driver) -> None:
+        found = await engine.submit_many(driver.endpoint, self.jobs(MOST_IN_CALL + 5))
+        assert found == [(f"many-{i}", State.IN_QUEUE) for i in range(MOST_IN_CALL + 5)]
+        assert await driver.queued() == [f"many-{i}" for i in range(MOST_IN_CALL + 5)]
+
+    async def test_they_are_one_request(self, engine: Engine, driver: Driver) -> None:
+        limit = "key:add 2 0 0 gw 1"
+        for _ in range(2):
+            await engine.submit_many(driver.endpoint, self.jobs(50), limit)
+        with pytest.raises(TooManyRequests):
+            await engine.submit_many(driver.endpoint, self.jobs(50), limit)
+        assert len(await driver.queued()) == 100
+
+    async def test_other_settings(self, engine: Engine, driver: Driver) -> None:
+        with pytest.raises(Changed):
+            await engine.submit_many(driver.endpoint, self.jobs(3, version=99))
+        assert await driver.queued() == []
+
+    async def test_no_endpoint(self, engine: Engine, driver: Driver) -> None:
+        with pytest.raises(NotFound):
+            await engine.submit_many("none", self.jobs(1))
+
+
+class TestTasks:
+    async def test_shows_what_there_is(self, engine: Engine, driver: Driver) -> None:
+        policy = Policy(tries=3, backoff=10, pending=0, failed_retention=1000, keep_output=True)
+        job = Submission("t", b'{"a":1}', 5_000, 60_000, 60_000, policy=policy, delay=30_000)
+        await engine.submit(driver.endpoint, job)
+        task = await engine.task(driver.endpoint, "t")
+        assert (task.state, task.queue, task.payload, task.tries) == ("scheduled", "normal", b'{"a":1}', 0)
+        assert (task.policy, task.timeout, task.last_error, task.failed_at) == (policy, 5_000, "", None)
+        assert task.next_at == task.job.created + 30_000
+        assert await engine.tasks(driver.endpoint, ["normal", "low"], "scheduled", 0, 10) == [task]
+
+        await engine.run_now(driver.endpoint, "t")
+        await driver.call("take", "w", 1)
+        await driver.call("finish", "t", 1, "RETRY", "error", "no luck")
+        task = await engine.task(driver.endpoint, "t")
+        assert (task.state, task.tries, task.last_error, task.job.state) == ("retry", 1, "no luck", State.IN_QUEUE)
+        assert task.failed_at is not None
+
+    async def test_counts_and_pauses(self, engine: Engine, driver: Driver) -> None:
+        await driver.submit()
+        assert await engine.pause(driver.endpoint, ["normal"], paused=True) == ["normal"]
+        normal, low = await engine.queues(driver.endpoint)
+        assert (normal.queue, normal.pending, normal.active, normal.paused) == ("normal", 1, 0, True)
+        assert (low.queue, low.pending, low.paused) == ("low", 0, False)
+        for call in (engine.queues("none"), engine.pause("none", [], paused=True), engine.task("none", "x")):
+            with pytest.raises(NotFound):
+                await call
+
+    async def test_deletes(self, engine: Engine, driver: Driver) -> None:
+        running, waiting = (await driver.begin()).id, await driver.submit()
+        with pytest.raises(Conflict):
+            await engine.delete(driver.endpoint, running)
+        with pytest.raises(Conflict):
+            await engine.run_now(driver.endpoint, running)
+        await engine.delete(driver.endpoint, waiting)
+        for call in (engine.delete(driver.endpoint, waiting), engine.run_now(driver.endpoint, waiting)):
+            with pytest.raises(NotFound):
+                await call
+
+    async def test_clears_in_steps(self, engine: Engine, driver: Driver) -> None:
+        jobs = [Submission(f"c-{i}", b"{}", 0, 60_000, 60_000) for i in range(1000)]
+        await engine.submit_many(driver.endpoint, jobs)
+        assert await engine.clear(driver.endpoint, "normal") == 1000
+        assert await driver.queued() == []
