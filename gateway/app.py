@@ -30,6 +30,8 @@ from .dialects.manage import Manage
 from .dialects.openai import OpenAI
 from .dialects.openai_errors import error_reply as openai_error
 from .dialects.runpod import RunPod
+from .dialects.runqy_errors import error_reply as runqy_error
+from .dialects.runqy_vaults import RunqyVaults
 from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
 from .dialects.workers import Workers
@@ -44,6 +46,8 @@ from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
 from .outbound import Outbound
 from .settings import Settings
 from .store import open_store
+from .vault_keys import MasterKeys
+from .vaults import Vaults
 from .webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -61,6 +65,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._keys = configured_keys(settings)
+        self._master_keys = MasterKeys(settings.vault_master_keys)
         self._is_open = settings.insecure and not self._keys
         self._local = settings.insecure and is_loopback(settings.host)
         self._addresses = Addresses(settings.trusted_proxies)
@@ -137,6 +142,9 @@ class App:
         self._manage(Manage(endpoints, stored, users, outbound, self._settings).operations(), access)
         self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
+        vaults = RunqyVaults(Vaults(engine.batcher, self._master_keys), self._settings)
+        self._manage(vaults.operations(), access, runqy_error)
+        self._manage(vaults.own_operations(), access)
         try:
             yield _Running(
                 engine,

@@ -64,7 +64,7 @@ def dev(handler: Path, endpoint: str | None, port: int, workers: int, data: Path
     """Run HANDLER as an endpoint on this machine: store, gateway and workers, no key needed."""
     from .dev import Development
 
-    forget(settings_.KEY_VARIABLES)
+    forget(settings_.SECRET_VARIABLES)
     logs.configure("info")
     name = endpoint or handler.stem.replace("_", "-").replace(".", "-")
     Development(handler, name, port, workers, data).run(reload)
@@ -86,7 +86,7 @@ def serve(config: Path | None, **given: Any) -> None:
     from .server import serve as serve_
 
     values = settings_.load(os.environ, config, **given)
-    forget(settings_.KEY_VARIABLES)
+    forget(settings_.SECRET_VARIABLES)
     logs.configure(values.log_level)
     serve_(values)
 

@@ -16,6 +16,7 @@
     │   ├── TooManyRequests     429  come back later
     │   └── HeadersTooLarge     431
     ├── Unavailable             503  the store cannot be reached or cannot take more
+    ├── NotSetUp                503  it takes a setting that the operator has not made
     └── DeadlineExceeded        504  the job did not end in the time that its client waits
 StartupError                    the operator's settings or surroundings are not usable; ends the process
 
@@ -137,6 +138,12 @@ class Unavailable(Error):
 
     def __init__(self, message: str = "the queue store is not available; try again shortly") -> None:
         super().__init__(message, {"Retry-After": "1"})
+
+
+class NotSetUp(Error):
+    """It takes a setting that the operator has not made."""
+
+    status = 503
 
 
 class DeadlineExceeded(Error):

@@ -42,6 +42,7 @@ from .protocol import Configuration, Protocol, State
 from .settings import Settings
 from .store import open_store
 from .tls import Certificate, open_certificate
+from .vault_keys import MasterKeys
 
 SECONDS_TO_DRAIN = 30
 
@@ -324,6 +325,7 @@ def check(settings: Settings) -> None:
     open_certificate(settings.tls_cert, settings.tls_key)
     check_origins(settings.cors_origins)
     Guard(settings.outbound_allow)
+    MasterKeys(settings.vault_master_keys)
 
     async def try_store() -> None:
         store = await open_store(settings.redis_url)

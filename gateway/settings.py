@@ -20,20 +20,20 @@ def _setting(
     secret: bool = False,
     least: float | None = None,
     most: float = LARGEST,
-    keys: bool = False,
+    hashed: bool = False,
     variable: str = "",
 ) -> Any:
-    """`keys`: it is made of keys, of which only the SHA-256 is kept; `variable`: its environment variable, where that
-    has another name than the rest."""
+    """`hashed`: it is made of keys, of which only the SHA-256 is kept, and as secret as what `secret` says it of;
+    `variable`: its environment variable, where that has another name than the rest."""
     metadata = {
         "help": help,
-        "secret": secret or keys,
+        "secret": secret or hashed,
         "least": least,
         "most": most,
-        "keys": keys,
+        "hashed": hashed,
         "variable": variable,
     }
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, repr=not metadata["secret"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +52,26 @@ class Settings:
     processes: int = _setting(1, "gateway processes on this machine, behind one port", least=1, most=1024)
     api_keys: tuple[str, ...] = _setting(
         (), "keys of tenants, good for everything but the management of keys: TENANT:KEY, or KEY for the tenant "
-        "default, separated by commas; sha256:HEX may stand for KEY", keys=True,
+        "default, separated by commas; sha256:HEX may stand for KEY", hashed=True,
     )  # fmt: skip
-    admin_keys: tuple[str, ...] = _setting((), "as api_keys, and good for the management of keys too", keys=True)
+    admin_keys: tuple[str, ...] = _setting((), "as api_keys, and good for the management of keys too", hashed=True)
     worker_keys: tuple[str, ...] = _setting(
         (), "keys for workers besides those that `runlane endpoint create` prints: ENDPOINT:KEY or "
-        "TENANT/ENDPOINT:KEY, separated by commas", keys=True,
+        "TENANT/ENDPOINT:KEY, separated by commas", hashed=True,
     )  # fmt: skip
     runqy_api_key: str = _setting(
-        "", "Runqy's key for everything, of the tenant default", keys=True, variable="RUNQY_API_KEY"
+        "", "Runqy's key for everything, of the tenant default", hashed=True, variable="RUNQY_API_KEY"
     )
-    runqy_client_api_key: str = _setting("", "Runqy's key for clients", keys=True, variable="RUNQY_CLIENT_API_KEY")
-    runqy_worker_api_key: str = _setting("", "Runqy's key for workers", keys=True, variable="RUNQY_WORKER_API_KEY")
+    runqy_client_api_key: str = _setting("", "Runqy's key for clients", hashed=True, variable="RUNQY_CLIENT_API_KEY")
+    runqy_worker_api_key: str = _setting("", "Runqy's key for workers", hashed=True, variable="RUNQY_WORKER_API_KEY")
     rune_api_tokens: tuple[str, ...] = _setting(
-        (), "RUNE's tokens: TENANT:TOKEN, separated by commas", keys=True, variable="RUNE_API_TOKENS"
+        (), "RUNE's tokens: TENANT:TOKEN, separated by commas", hashed=True, variable="RUNE_API_TOKENS"
     )
+    vault_master_keys: tuple[str, ...] = _setting(
+        (), "what vaults are encrypted with: the base64 of 32 random bytes (openssl rand -base64 32). Of several, "
+        "separated by commas, the first encrypts and all decrypt. Without, there are no vaults",
+        secret=True, variable="RUNQY_VAULT_MASTER_KEY",
+    )  # fmt: skip
     insecure: bool = _setting(False, "serve without keys; for development only")
     endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist: ID or TENANT/ID")
     run_limit: int = _setting(10_000_000, "largest body of /run, in bytes", least=1)
@@ -157,13 +162,13 @@ def load(environment: Mapping[str, str], file: Path | None = None, **given: Any)
     values |= {name: value for name, value in given.items() if value not in (None, ())}
     for name, value in values.items():
         _check(name, value)
-        if FIELDS[name].metadata["keys"]:
+        if FIELDS[name].metadata["hashed"]:
             values[name] = hashed(value) if isinstance(value, str) else tuple(map(hashed, value))
     return Settings(**values)
 
 
-KEY_VARIABLES = [environment_name(name) for name, field in FIELDS.items() if field.metadata["keys"]]
-"""The environment variables that hold keys."""
+SECRET_VARIABLES = [environment_name(name) for name, field in FIELDS.items() if field.metadata["secret"]]
+"""The environment variables that hold secrets."""
 
 
 def _check(name: str, value: Any) -> None:
@@ -201,7 +206,10 @@ def _parse(variable: str, text: str, kind: Any) -> Any:
             return False
         raise StartupError(f"{variable} must be true or false, not {text!r}")
     if kind == tuple[str, ...]:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        parts = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not parts:
+            raise StartupError(f"{variable} is set and has nothing in it")
+        return parts
     try:
         return kind(text)
     except ValueError:

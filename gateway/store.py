@@ -40,7 +40,7 @@ SECONDS_TO_ANSWER = 10.0
 
 PARTS = (
     "common", "fair", "handing", "workers", "reading", "limits", "jobs", "polls", "webhooks", "upkeep", "tasks",
-    "endpoints", "access", "secrets",
+    "endpoints", "access", "secrets", "vaults",
 )  # fmt: skip
 """The files of the function library, in the order in which they build on one another."""
 

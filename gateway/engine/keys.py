@@ -49,6 +49,11 @@ def webhook_secrets(tenant: str) -> str:
     return f"runlane:webhook-secrets:{{{tenant}}}"
 
 
+def vaults(tenant: str) -> str:
+    """A tenant's vaults: see functions/vaults.lua. Out of reach as `webhook_secrets`."""
+    return f"runlane:vaults:{{{tenant}}}"
+
+
 def gateway_channel(endpoint: str, process: str) -> str:
     """The channel on which a gateway process hears of jobs of this endpoint."""
     return f"{base(endpoint)}:gateway:{process}"

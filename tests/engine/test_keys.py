@@ -68,7 +68,7 @@ def test_no_two_endpoints_share_anything(one: tuple[str, str], two: tuple[str, s
 def test_no_endpoint_has_what_belongs_to_all(place: tuple[str, str], tenant: str, rest: str) -> None:
     assert keys.ACCESS in SHARED
     for pattern in patterns(keys.name_of(*place)):
-        for shared in (*SHARED, keys.endpoints_of(tenant), keys.webhook_secrets(tenant)):
+        for shared in (*SHARED, keys.endpoints_of(tenant), keys.webhook_secrets(tenant), keys.vaults(tenant)):
             assert not f"{shared}{rest}".startswith(pattern)
             assert not pattern.startswith(f"{shared}:")
 

@@ -4,6 +4,8 @@ from typing import Any
 
 ENDPOINTS = ["e0", "e1", "e2", "e3", "access", "default"]
 WORKERS = ["w0", "w1", "w.2", "upkeep"]
+VAULTS = ["v0", "v.1", "access"]
+ENTRIES = ["A", "b_2"]
 
 ODD_TEXTS = [
     "", " ", "\0", "\n", "a\r\nb", "é", "\ud800", "\U0001f600", "/", "..", ".", "*", "?", "[a]", "{}", "{access}", "%",
@@ -62,6 +64,7 @@ OFTEN = {
     ("/v2/{endpoint}/run", "POST"): 4,
     ("/v2/{endpoint}/job-take/{worker}", "GET"): 3,
     ("/v1/endpoints", "POST"): 2,
+    ("/api/vaults", "POST"): 2,
 }
 """Operations that others need."""
 
@@ -84,6 +87,8 @@ SHAPES: dict[str, list[Any]] = {
     ],
     "webhook-secrets": [{}, {"overlapSeconds": 0}],
     "rotate": [{}, {"overlapSeconds": 0}, {"overlapSeconds": 1.5}],
+    "vaults": [{"name": "v0", "description": "x"}, {"name": "v.1"}],
+    "entries": [{"key": "A", "value": "x"}, {"key": "b_2", "value": "x" * 2000, "is_secret": False}],
     "workers": [
         {}, {"id": "w0", "link": "http", "description": {"gpu": "x"}}, {"id": "w1", "restarted": True},
     ],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .odd import (
     DAMAGE,
     ENDPOINTS,
+    ENTRIES,
     HEADERS,
     HEADERS_WITH_TEXT,
     METHODS,
@@ -19,10 +20,12 @@ from .odd import (
     QUERIES_OF,
     QUERY_VALUES,
     SHAPES,
+    VAULTS,
     WORKERS,
 )
 
 MOST_KEPT = 300
+SELDOM_DELETED = ("/v1/endpoints/{endpoint}", "/api/vaults/{vault}")
 
 
 class Known:
@@ -79,8 +82,8 @@ class Maker:
         """The next one."""
         random = self._random
         path, method = random.choice(self._operations)
-        if method == "DELETE" and path.startswith("/v1/endpoints") and random.random() < 0.7:
-            method = "GET"  # else there would seldom be an endpoint
+        if method == "DELETE" and path in SELDOM_DELETED and random.random() < 0.7:
+            method = "GET"  # else there would seldom be one
         name = path.split("/")[3 if path.startswith("/v2/") else -1].replace("{endpoint}", "update")
         sent = random.choice(METHODS) if random.random() < 0.03 else method
         key, endpoint, job = random.choice(self._known.jobs)
@@ -106,7 +109,7 @@ class Maker:
             return self._escaped(random.choice(ODD_TEXTS))
         choices = {
             "endpoint": [endpoint], "worker": WORKERS, "job": [job], "key": self._known.key_ids,
-            "delivery": [f"msg_{job}_1"],
+            "delivery": [f"msg_{job}_1"], "vault": VAULTS, "entry": ENTRIES,
             "path": ["v1/chat/completions", "v1/models", "v1/..", "v2/x", "v1/x%2Fy", "v1//", "v1/x?y=1&wait=2"],
         }  # fmt: skip
         return random.choice(choices.get(name, ODD_TEXTS[:1]))

@@ -32,7 +32,7 @@ SETTINGS = {
     "admin_keys": ADMIN_KEYS, "api_keys": API_KEYS, "rate_limits": "off", "failed_logins": "0", "poll_seconds": "1",
     "openai_wait_seconds": "0.5", "openai_keep_alive_seconds": "0.1", "body_seconds": "1", "output_limit": "200000",
     "chunk_limit": "1000", "run_limit": "250000", "runsync_limit": "250000", "run_retention_seconds": "5",
-    "runsync_retention_seconds": "2",
+    "runsync_retention_seconds": "2", "vault_master_keys": "A" * 43 + "=",
 }  # fmt: skip
 IN_LOG = re.compile(r"^(?:Traceback|.* failed$|.*the store refused|.*never retrieved|.*Exception in).*", re.MULTILINE)
 MOST_OF_LOG = 8000

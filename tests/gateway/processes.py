@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from gateway.children import die_with_parent
+from gateway.settings import FIELDS, environment_name
 
 from .waiting import eventually_true
 
@@ -19,7 +20,12 @@ COMMAND = [sys.executable, "-m", "gateway"]
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment with these settings of runlane (`api_keys` is RUNLANE_API_KEYS) and no others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNLANE_", "RUNPOD_"))}
-    return kept | {"PYTHONFAULTHANDLER": "1"} | {f"RUNLANE_{name.upper()}": value for name, value in settings.items()}
+    return kept | {"PYTHONFAULTHANDLER": "1"} | {_variable(name): value for name, value in settings.items()}
+
+
+def _variable(name: str) -> str:
+    """The variable of a setting, of the gateway or of another command."""
+    return environment_name(name) if name in FIELDS else f"RUNLANE_{name.upper()}"
 
 
 def run(*arguments: str, cwd: Path | None = None, **settings: str) -> "subprocess.CompletedProcess[str]":

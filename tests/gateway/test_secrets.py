@@ -123,7 +123,7 @@ def test_a_url_without_its_secrets(url: str, shown: str) -> None:
 def test_the_list_of_settings(tmp_path: Path) -> None:
     secrets = {
         "redis_url": "redis://:one-secret@h", "worker_redis_url": "redis://:two-secret@h", "api_keys": "a:three-secret",
-        "worker_keys": "e:four-secret",
+        "worker_keys": "e:four-secret", "vault_master_keys": "five-secret",
     }  # fmt: skip
     listed = run("settings", **secrets)
     assert listed.returncode == 0

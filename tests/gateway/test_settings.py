@@ -14,7 +14,7 @@ SECRETS = {
     "redis_url": "redis://:hidden-1@127.0.0.1", "worker_redis_url": "redis://x:hidden-2@h",
     "api_keys": "name:hidden-3,hidden-4", "worker_keys": "e:hidden-5", "admin_keys": "hidden-6",
     "runqy_api_key": "hidden-7", "runqy_client_api_key": "hidden-8", "runqy_worker_api_key": "hidden-9",
-    "rune_api_tokens": "t:hidden-10",
+    "rune_api_tokens": "t:hidden-10", "vault_master_keys": "hidden-11,hidden-12",
 }  # fmt: skip
 
 
@@ -74,6 +74,12 @@ def test_false_in_the_environment(text: str) -> None:
 
 def test_a_list_in_the_environment() -> None:
     assert load({"RUNLANE_ENDPOINTS": " a, b/c ,,d"}).endpoints == ("a", "b/c", "d")
+
+
+def test_a_list_that_is_set_has_something_in_it() -> None:
+    for name in ("RUNLANE_API_KEYS", "RUNQY_VAULT_MASTER_KEY"):
+        with pytest.raises(StartupError, match=name):
+            load({name: " , "})
 
 
 def test_of_keys_only_digests_are_kept() -> None:
@@ -138,6 +144,12 @@ def test_the_list_shows_values_and_no_secrets() -> None:
     assert "port = 1234" in shown
     assert "hidden" not in shown
     assert all(f"{name} = (set)" in shown for name in SECRETS)
+
+
+def test_secrets_are_not_shown_with_the_settings() -> None:
+    found = load({environment_name(name): value for name, value in SECRETS.items()})
+    assert found.vault_master_keys == ("hidden-11", "hidden-12")
+    assert "hidden" not in repr(found)
 
 
 def test_a_wrong_setting_in_the_list() -> None:

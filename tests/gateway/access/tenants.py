@@ -13,7 +13,7 @@ NOBODY = "https://nobody.invalid/hidden"
 
 RAW_JOBS = {"Accept": "application/x-runlane-jobs"}
 _CHANGING = [
-    (r'("(?:createdAt|expiresAt)":)"[^"]*"', r'\1"TIME"'),
+    (r'("(?:createdAt|expiresAt|created_at|updated_at)":)"[^"]*"', r'\1"TIME"'),
     (r'("(?:delayTime|executionTime|lastSeen|lease_ms)":)(?:[0-9]+|"[^"]*")', r'\1"TIME"'),
     (r'("key":|"workerKey":)"rlw?_[\w-]+"', r'\1"SECRET"'),
     (r'("secrets":)\[[^]]*\]', r'\1"SECRETS"'),
@@ -49,7 +49,7 @@ class Tenant:
         return str((await self.ask("POST", "/v1/endpoints", json={"id": endpoint, **fields})).json()["workerKey"])
 
     async def settle(self, endpoint: str) -> None:
-        """An endpoint with a job in each of three states, chunks and a webhook of one, a worker, and a key."""
+        """An endpoint with a job in each of three states, chunks and a webhook of one, a worker, a key, and a vault."""
         path = f"/v2/{endpoint}"
         self.ids |= {"endpoint": endpoint, "worker": "w1", "worker_key": await self.make(endpoint)}
         self.ids["key"] = (await self.ask("POST", "/v1/keys", json={"name": "mine"})).json()["id"]
@@ -63,7 +63,10 @@ class Tenant:
             if name == "failed":
                 await self.ask("POST", f"{path}/job-done/w1/{self.ids[name]}", json={"error": "hidden error"})
         (delivery,) = await self.deliveries()
-        self.ids["delivery"] = delivery["id"]
+        self.ids |= {"delivery": delivery["id"], "vault": f"v-{endpoint}", "entry": "MINE"}
+        await self.ask("POST", "/api/vaults", json={"name": self.ids["vault"], "description": "hidden words"})
+        entry = {"key": "MINE", "value": "hidden value", "is_secret": False}
+        await self.ask("POST", f"/api/vaults/{self.ids['vault']}/entries", json=entry)
 
     async def deliveries(self) -> list[dict[str, Any]]:
         """Those of the endpoint's webhooks, which go on by themselves."""
@@ -76,6 +79,7 @@ class Tenant:
         seen = [f"{path}/{name}" for name in ("health", "requests", "workers", "worker-env")]
         seen += [f"{path}/status/{ids[name]}" for name in ("failed", "job", "queued")]
         seen += [f"/v1/endpoints/{ids['endpoint']}", "/v1/endpoints", "/v1/keys", f"/v1/keys/{ids['key']}"]
+        seen += ["/api/vaults", f"/api/vaults/{ids['vault']}"]
         found = {path: changeless((await self.ask("GET", path)).text, {}) for path in seen}
         events = await self.ask("GET", f"{path}/stream/{ids['failed']}", headers={"Accept": "text/event-stream"})
         return found | {"events": changeless(events.text, {}), "deliveries": await self.deliveries()}

@@ -126,7 +126,10 @@ def test_a_file_that_cannot_be_written() -> None:
 
 
 def test_keys_are_not_in_the_environment_of_any_process(backing: Server, tmp_path: Path) -> None:
-    settings = {"api_keys": "a:first-secret", "admin_keys": "second-secret", "worker_keys": "e:third-secret"}
+    settings = {
+        "api_keys": "a:first-secret", "admin_keys": "second-secret", "worker_keys": "e:third-secret",
+        "vault_master_keys": "a/secret/".ljust(43, "A") + "=",
+    }  # fmt: skip
     gateway = Process(
         tmp_path / "g", "serve", "--port", "0", "--processes", "2", redis_url=backing.url, **settings
     )  # fmt: skip
@@ -140,4 +143,5 @@ def test_keys_are_not_in_the_environment_of_any_process(backing: Server, tmp_pat
     for pid in (gateway.pid, *children()):
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"secret" not in environment
+        assert str(backing.password).encode() not in environment
     gateway.stop()

@@ -26,7 +26,7 @@ from .tenants import RAW_JOBS, Answer, Tenant, answer_of, worker_client
 
 SETTINGS = {
     "admin_keys": "acme:rl-acme,acme-2:rl-acme-2,rl-default", "rate_limits": "off", "failed_logins": "0",
-    "audit_log": "off", "openai_wait_seconds": "0.3",
+    "audit_log": "off", "openai_wait_seconds": "0.3", "vault_master_keys": "A" * 43 + "=",
 }  # fmt: skip
 TENANTS = {"acme": "rl-acme", "acme-2": "rl-acme-2", "default": "rl-default"}
 PAIRS = [("acme", "acme-2"), ("acme-2", "acme"), ("default", "acme"), ("acme", "default")]
@@ -63,6 +63,7 @@ async def acme(of: Any, endpoint: str) -> AsyncIterator[Tenant]:
     yield tenant
     await tenant.http.delete(f"/v1/endpoints/{endpoint}")
     await tenant.http.delete(f"/v1/keys/{tenant.ids['key']}")
+    await tenant.http.delete(f"/api/vaults/{tenant.ids['vault']}")
 
 
 @pytest.fixture
@@ -72,6 +73,8 @@ async def other(of: Any) -> AsyncIterator[Tenant]:
     yield tenant
     for found in (await tenant.http.get("/v1/endpoints")).json():
         await tenant.http.delete(f"/v1/endpoints/{found['id']}")
+    for found in (await tenant.http.get("/api/vaults")).json()["vaults"]:
+        await tenant.http.delete(f"/api/vaults/{found['name']}")
 
 
 class Ask(NamedTuple):
@@ -132,7 +135,18 @@ ASKS = {
     ("GET", "/v1/keys/{key}"): Ask(),
     ("DELETE", "/v1/keys/{key}"): Ask(),
     ("POST", "/v1/keys/{key}/rotate"): Ask({"overlapSeconds": 0}),
+    ("GET", "/api/vaults"): Ask(),
+    ("POST", "/api/vaults"): Ask({"name": "{endpoint}"}),
+    ("GET", "/api/vaults/{vault}"): Ask(),
+    ("DELETE", "/api/vaults/{vault}"): Ask(),
+    ("GET", "/api/vaults/{vault}/entries"): Ask(),
+    ("POST", "/api/vaults/{vault}/entries"): Ask({"key": "A", "value": "mine"}),
+    ("DELETE", "/api/vaults/{vault}/entries/{entry}"): Ask(),
+    ("POST", "/v1/vaults/rotate"): Ask(),
 }  # fmt: skip
+
+
+MAKES_ONE = {("POST", "/v1/endpoints"), ("POST", "/api/vaults")}
 
 
 async def test_each_operation_that_there_is_has_its_case(backing: Server) -> None:
@@ -147,13 +161,19 @@ def never(ids: dict[str, str]) -> dict[str, str]:
     return {
         "endpoint": f"t-{uuid.uuid4().hex[:12]}", "worker": "w9", "job": str(uuid.uuid4()), "failed": str(uuid.uuid4()),
         "key": f"k{uuid.uuid4().hex[:16]}", "delivery": f"msg_{uuid.uuid4()}_1",
+        "vault": f"v-{uuid.uuid4().hex[:12]}", "entry": "NEVER_WAS",
     }  # fmt: skip
+
+
+IN_PATHS = ("delivery", "endpoint", "worker", "key", "vault", "entry")
 
 
 async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str]) -> Answer:
     """The answer to an operation about these ids, which stand in it by their names."""
     (method, path), ask = operation, ASKS[operation]
-    ids = {name: ids[name] for name in ("delivery", "endpoint", "worker", "key")} | {"job": ids[ask.job]}
+    ids = {name: ids[name] for name in ("delivery", "endpoint", "worker", "key", "vault", "entry")} | {
+        "job": ids[ask.job]
+    }
     path = re.sub(r"{(\w+)(:path)?}", lambda found: "v1/models" if found[2] else ids[found[1]], path)
     body = ask.body
     if isinstance(body, dict):
@@ -181,7 +201,10 @@ async def test_another_s_is_answered_as_what_never_was(
         await asyncio.gather(*(asked(tenant, operation, ids) for ids in (there, nowhere)))
         for tenant in (other, elsewhere)
     ]
-    if operation != ("POST", "/v1/endpoints"):  # of which there is one by now, at the second gateway
+    if operation not in (
+        ("POST", "/v1/endpoints"),
+        ("POST", "/api/vaults"),
+    ):  # of which there is one by now, at the second gateway
         assert answers[0] == answers[1]
     for one, two in answers:
         assert one == two
@@ -195,7 +218,7 @@ async def test_another_s_is_answered_as_what_never_was(
 
 
 @pytest.mark.parametrize(
-    "operation", [each for each in ASKS if re.search("{(worker|job|key|delivery)}", each[1])], ids=" ".join
+    "operation", [each for each in ASKS if re.search("{(worker|job|key|delivery|vault|entry)}", each[1])], ids=" ".join
 )
 async def test_nor_is_it_reached_through_an_endpoint_of_the_same_id(
     acme: Tenant, other: Tenant, operation: tuple[str, str]
