@@ -177,6 +177,10 @@ def _check(name: str, value: Any) -> None:
         raise StartupError(f"{name} ({environment_name(name)}) must be {least} to {most}, not {value}")
     if name == "log_level" and value not in LOG_LEVELS:
         raise StartupError(f"log_level (RUNLANE_LOG_LEVEL) must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
+    if name == "vault_master_keys" and not value:
+        raise StartupError(
+            "vault_master_keys (RUNQY_VAULT_MASTER_KEY) has no key in it; leave it out to have no vaults"
+        )
 
 
 def _from_file(file: Path) -> dict[str, Any]:
@@ -206,10 +210,7 @@ def _parse(variable: str, text: str, kind: Any) -> Any:
             return False
         raise StartupError(f"{variable} must be true or false, not {text!r}")
     if kind == tuple[str, ...]:
-        parts = tuple(part.strip() for part in text.split(",") if part.strip())
-        if not parts:
-            raise StartupError(f"{variable} is set and has nothing in it")
-        return parts
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         return kind(text)
     except ValueError:

@@ -60,7 +60,8 @@ def start(handler: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 def test_keys_are_in_the_environment_of_no_process(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNQY_API_KEY", "a-secret")
+    for name in ("RUNQY_API_KEY", "RUNQY_VAULT_MASTER_KEY", "RUNLANE_REDIS_URL"):
+        monkeypatch.setenv(name, "a-secret")
     dev = start()
     dev.ready()
     for pid in (dev.pid, *descendants(dev.pid)):

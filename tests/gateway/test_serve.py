@@ -54,6 +54,11 @@ def test_without_keys(own_server: Server, keys: str) -> None:
     refused("--redis", own_server.url, api_keys=keys, says=("RUNLANE_API_KEYS", "runlane key create", "--insecure"))
 
 
+@pytest.mark.parametrize("master_keys", ["x", "A" * 43 + "=,x", "A" * 44, ","])
+def test_a_master_key_that_is_none(backing: Server, master_keys: str) -> None:
+    refused("--redis", backing.url, api_keys="k", vault_master_keys=master_keys, says=("RUNQY_VAULT_MASTER_KEY",))
+
+
 def test_keys_at_the_store_are_enough(own_server: Server, tmp_path: Path) -> None:
     arguments = ["key", "create", "--tenant", "t", "--redis", own_server.url, "--json"]
     key = json.loads(CliRunner().invoke(main, arguments, catch_exceptions=False).stdout)["key"]

@@ -76,10 +76,12 @@ def test_a_list_in_the_environment() -> None:
     assert load({"RUNLANE_ENDPOINTS": " a, b/c ,,d"}).endpoints == ("a", "b/c", "d")
 
 
-def test_a_list_that_is_set_has_something_in_it() -> None:
-    for name in ("RUNLANE_API_KEYS", "RUNQY_VAULT_MASTER_KEY"):
-        with pytest.raises(StartupError, match=name):
-            load({name: " , "})
+@pytest.mark.parametrize("text", [",", " ", " , ,"])
+def test_no_master_key_where_one_is_meant(text: str, file: Path) -> None:
+    file.write_text("vault_master_keys = []\n")
+    for environment, read in (({"RUNQY_VAULT_MASTER_KEY": text}, None), ({}, file)):
+        with pytest.raises(StartupError, match="RUNQY_VAULT_MASTER_KEY"):
+            load(environment, read)
 
 
 def test_of_keys_only_digests_are_kept() -> None:

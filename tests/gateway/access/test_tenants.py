@@ -357,7 +357,12 @@ NAMES = [
     "default", "access", "a", "a/a", "a/b", "a-a", "a.a/a", "a-a/a", "a/access", "access/a", "default-/a", "ab",
     "a/ab",
 ]  # fmt: skip
-KEYS = ["settings", "job:x", "queue:normal", "workers", "worker:w1", "key:x", "keys:a", "news"]
+TENANTS_NAMED_ALIKE = ["default", "access", "a", "a-a", "a.a"]
+FUNCTIONS = [
+    "health", "login x '' 0 0 1", "key_list a", "key_revoke a k", "blocked 10", "leave w1", "vault_list",
+    "vault_read v", "vault_set v A x", "vault_delete v",
+]  # fmt: skip
+KEYS = ["v", "settings", "job:x", "queue:normal", "workers", "worker:w1", "key:x", "keys:a", "news"]
 COMMANDS = [
     ("HGET", "{}", "input"), ("HSET", "{}", "a", "b"), ("XADD", "{}", "*", "revoked", "x"), ("UNLINK", "{}"),
     ("XLEN", "{}"), ("SPUBLISH", "{}", "x"), ("SSUBSCRIBE", "{}"),
@@ -370,6 +375,7 @@ async def test_a_worker_s_user_reaches_its_endpoint_and_no_other(reached: Store,
     granted = await credentials.grant(name, "w1")
     assert granted is not None
     bases = [keys.base(other) for other in NAMES if other != name] + [keys.ACCESS, keys.ENDPOINTS, keys.UPKEEP]
+    bases += [keys.vaults(tenant) for tenant in TENANTS_NAMED_ALIKE]
     with redis.Redis.from_url(granted["url"]) as store:
         assert store.execute_command("HGET", f"{keys.base(name)}:settings", "x") is None
         for base in bases:
@@ -377,7 +383,7 @@ async def test_a_worker_s_user_reaches_its_endpoint_and_no_other(reached: Store,
                 for command in COMMANDS:
                     with pytest.raises(NoPermissionError):
                         store.execute_command(*(part.format(key) for part in command))
-            for function in ("health", "login x '' 0 0 1", "key_list a", "key_revoke a k", "blocked 10", "leave w1"):
+            for function in FUNCTIONS:
                 called, *arguments = function.split()
                 with pytest.raises(redis.ResponseError, match=r"(?i)permission|NOPERM"):
                     store.fcall(f"{LIBRARY}_{called}", 1, base, *arguments)
