@@ -142,9 +142,10 @@ class App:
         self._manage(Manage(endpoints, stored, users, outbound, self._settings).operations(), access)
         self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
-        vaults = RunqyVaults(Vaults(engine.batcher, self._master_keys), self._settings)
-        self._manage(vaults.operations(), access, runqy_error)
-        self._manage(vaults.own_operations(), access)
+        vaults = Vaults(engine.batcher, self._master_keys)
+        runqy_vaults = RunqyVaults(vaults, self._settings)
+        self._manage(runqy_vaults.operations(), access, runqy_error)
+        self._manage(runqy_vaults.own_operations(), access)
         try:
             yield _Running(
                 engine,

@@ -128,4 +128,4 @@ def _bound_to(place: Place, is_secret: bool) -> bytes:
 
 
 def _undecipherable(place: Place, reason: str) -> Error:
-    return Error(f"entry {place.entry} of vault {place.vault} cannot be decrypted: {reason}")
+    return Error(f"entry {place.entry!r} of vault {place.vault!r} cannot be decrypted: {reason}")

@@ -26,10 +26,10 @@ _ROW = re.compile(rb"(\d{1,15}) (\d{1,15}) (.*)", re.DOTALL)
 LEAST_BYTES_SHOWN = 5
 """A secret of fewer is masked altogether."""
 
-RESERVED = frozenset({
-    "PATH", "HOME", "VIRTUAL_ENV", "SHELL", "IFS", "ENV", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PS4", "GCONV_PATH",
-    "GLIBC_TUNABLES", "LOCPATH",
-})  # fmt: skip
+RESERVED_BY_RUNQY = frozenset({"PATH", "HOME", "VIRTUAL_ENV", "PYTHONPATH"})
+RESERVED = RESERVED_BY_RUNQY | {
+    "SHELL", "IFS", "ENV", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "PS4", "GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH",
+}  # fmt: skip
 RESERVED_BEGINNINGS = ("PYTHON", "LD_", "DYLD_", "RUNLANE_", "RUNQY_")
 """Variables that say which code runs, or how a worker does: not for a vault to set, in upper or lower case."""
 
@@ -95,7 +95,8 @@ class Vaults:
         return bool(self._keys)
 
     def check_enabled(self) -> None:
-        """
+        """Has to be asked before anything else of a request is looked at.
+
         Raises:
             NotSetUp: there is no master key.
         """
@@ -110,7 +111,7 @@ class Vaults:
             Conflict: there is one of this name, or the tenant has too many.
         """
         self.check_enabled()
-        if not VAULT.fullmatch(name) or _is_reserved(name):
+        if not VAULT.fullmatch(name) or name.upper() in RESERVED_BY_RUNQY:
             raise BadRequest("invalid vault name: 1 to 64 letters, digits, '.', '_' or '-', and no reserved name")
         if len(description) > MOST_DESCRIPTION:
             raise BadRequest(f"the description is over {MOST_DESCRIPTION} characters")
@@ -267,13 +268,14 @@ class Vaults:
 
 
 def check_entry(name: str) -> None:
-    """
+    """Whether an entry may be called so. What is said of a name that cannot be one does not repeat it.
+
     Raises:
-        BadRequest: an entry cannot be called so.
+        BadRequest: it may not.
     """
     if not ENTRY.fullmatch(name):
         raise BadRequest("invalid key: 1 to 128 letters, digits or '_', and no digit first")
-    if _is_reserved(name):
+    if name.upper() in RESERVED or name.upper().startswith(RESERVED_BEGINNINGS):
         raise BadRequest(f"{name} is reserved: it would change how the worker runs, or which code")
 
 
@@ -285,10 +287,6 @@ def masked(value: str) -> str:
     if len(data) < LEAST_BYTES_SHOWN:
         return "****"
     return f"{data[:2].decode(errors='ignore')}****{data[-2:].decode(errors='ignore')}"
-
-
-def _is_reserved(name: str) -> bool:
-    return name.upper() in RESERVED or name.upper().startswith(RESERVED_BEGINNINGS)
 
 
 def _known(vault: str) -> str:
