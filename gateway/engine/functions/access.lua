@@ -15,6 +15,8 @@
 --   :news                stream  what every gateway process has to know at once: {blocked = address, ms = for how long} or
 --                                {revoked = digest}
 
+do  -- see webhooks.lua
+
 local MOST_KEYS = 10000
 local MOST_FAILING = 100000
 local MOST_NEWS = 10000
@@ -201,3 +203,5 @@ register('workers_of', workers_of, 'no-writes', 'allow-oom')
 register('workers_due', workers_due, 'no-writes', 'allow-oom')
 register('login', login, 'allow-oom')
 register('blocked', blocked, 'no-writes', 'allow-oom')
+
+end
