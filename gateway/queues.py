@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from .engine.endpoints import ID, Endpoint, Endpoints
 from .engine.keys import name_of
-from .engine.queue_config import DEFAULT, queue_of
+from .engine.queue_config import DEFAULT, QueueConfig, SubQueue, queue_of
 from .errors import NotFound
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
@@ -46,16 +46,11 @@ class Queues:
         Raises:
             NotFound: there is none, or it is not enabled.
         """
-        parent, dot, sub_queue = name.partition(".")
-        candidates = [(parent, sub_queue if dot else DEFAULT)]
-        if not dot and "_" in name:
-            first, _, last = name.rpartition("_")
-            candidates.append((first, last))
-        for id, candidate in candidates:
-            found = await self._find(name_of(tenant, id), candidate) if ID.fullmatch(id) else None
+        for id, sub_queue in _meanings(name):
+            found = await self._find(name_of(tenant, id), sub_queue or DEFAULT)
             if found is not None:
                 return found
-        raise NotFound(f"queue not found: {name[:200] if dot else f'{name[:200]}.{DEFAULT}'}")
+        raise NotFound(f"queue not found: {name[:200] if '.' in name else f'{name[:200]}.{DEFAULT}'}")
 
     def forget(self, endpoint: str) -> None:
         """The settings of an endpoint have changed."""
@@ -73,6 +68,57 @@ class Queues:
                 self._known.clear()
             self._known[endpoint] = found
         return Queue(found, sub_queue) if _takes(found, sub_queue) else None
+
+
+class Named(NamedTuple):
+    """What a name stands for in the management: a sub-queue, or, when `sub_queue` is empty, all of an endpoint."""
+
+    endpoint: Endpoint
+    sub_queue: str
+
+    @property
+    def sub_queues(self) -> list[SubQueue]:
+        """Those that it means, in the order in which they are served."""
+        return sub_queues_of(self.endpoint.config.queue, self.sub_queue)
+
+    @property
+    def enabled(self) -> list[SubQueue]:
+        """Those of them that take jobs."""
+        return [each for each in self.sub_queues if each.enabled]
+
+
+async def named(endpoints: Endpoints, tenant: str, name: str) -> Named | None:
+    """What a name stands for, as it is at this moment; None when there is no such queue, and never was."""
+    for id, sub_queue in _meanings(name):
+        try:
+            found = Named(await endpoints.get(name_of(tenant, id)), sub_queue)
+        except NotFound:
+            continue
+        if found.sub_queues:
+            return found
+    return None
+
+
+def sub_queues_of(config: QueueConfig, name: str = "") -> list[SubQueue]:
+    """The sub-queue of this name, or all of them, in the order in which they are served."""
+    return sorted((each for each in config.sub_queues if name in ("", each.name)), key=lambda each: -each.priority)
+
+
+def split(name: str) -> tuple[str, str]:
+    """An endpoint's id and the name of its sub-queue, empty when there is none. The first dot is between them."""
+    id, _, sub_queue = name.partition(".")
+    return id, sub_queue
+
+
+def _meanings(name: str) -> list[tuple[str, str]]:
+    """The ids and sub-queues that a name can mean; the first that there are count."""
+    if not NAME.fullmatch(name) or name.endswith("."):
+        return []
+    found = [split(name)]
+    first, _, last = name.rpartition("_")
+    if "." not in name and last:
+        found.append((first, last))
+    return [(id, sub_queue) for id, sub_queue in found if ID.fullmatch(id)]
 
 
 def _takes(endpoint: Endpoint, sub_queue: str) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import orjson
 
-from ..access.keys import Scope, Terms
+from ..access.keys import Key, Scope, Terms
 from ..access.stored_keys import StoredKeys
 from ..access.worker_users import WorkerUsers
 from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_config
 from ..engine.keys import id_of, name_of
+from ..engine.queue_config import QueueConfig
 from ..errors import BadRequest, Conflict, Forbidden
 from ..http import Answer, Call, Managed, Reply
 from ..outbound import Outbound
@@ -57,6 +58,7 @@ class Manage:
             raise Forbidden("this key is not for this endpoint")
         call.facts["endpoint"] = id[:100]
         config = parse_config(fields)
+        check_vaults(call.key, None, config.queue)
         if not config.name:
             config = msgspec.structs.replace(config, name=id)
         endpoint = await self._endpoints.create(name_of(call.tenant, id), config)
@@ -80,6 +82,9 @@ class Manage:
     async def update(self, call: Call) -> Answer:
         """Changes the fields that are in the body."""
         changes = await self._fields(call)
+        if call.key.terms.endpoints and "queue" in changes:
+            before = await self._endpoints.get(call.endpoint)
+            check_vaults(call.key, before.config.queue, parse_config({"queue": changes["queue"]}).queue)
         return Reply(orjson.dumps(_shown(await self._endpoints.update(call.endpoint, changes))))
 
     async def delete(self, call: Call) -> Answer:
@@ -101,6 +106,25 @@ def worker_terms(endpoint: str) -> Terms:
     return Terms(frozenset({Scope.WORKER}), f"workers of {endpoint}", (endpoint,))
 
 
+def check_vaults(key: Key, before: QueueConfig | None, after: QueueConfig) -> None:
+    """A key for some endpoints only gives them no vault that they have not: vaults are the tenant's, and whoever may
+    decide what an endpoint's workers do could read it there.
+
+    Raises:
+        Forbidden: it would.
+    """
+    if key.terms.endpoints and not after.vaults <= (before.vaults if before else set()):
+        raise Forbidden("this key may give no further vaults to an endpoint, as it is for some endpoints only")
+
+
+def shown_queue(queue: QueueConfig) -> dict[str, Any]:
+    """The settings of a queue as they may be shown: without the token to get its code with."""
+    shown: dict[str, Any] = msgspec.to_builtins(queue)
+    if queue.deployment is not None:
+        shown["deployment"] = msgspec.to_builtins(queue.deployment.without_token)
+    return shown
+
+
 async def json_object(call: Call, settings: Settings, default: bytes = b"") -> dict[str, Any]:
     """The body of a request. `default`: what it is when there is none.
 
@@ -120,5 +144,5 @@ async def json_object(call: Call, settings: Settings, default: bytes = b"") -> d
 def _shown(endpoint: Endpoint) -> dict[str, Any]:
     created = datetime.fromtimestamp(endpoint.created / 1000, UTC).isoformat(timespec="milliseconds")
     config: Config = endpoint.config
-    fields: dict[str, Any] = msgspec.to_builtins(config)
+    fields: dict[str, Any] = msgspec.to_builtins(config) | {"queue": shown_queue(config.queue)}
     return {"id": endpoint.id, **fields, "createdAt": created, "version": endpoint.version, "workers": []}

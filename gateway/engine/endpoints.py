@@ -1,7 +1,11 @@
 """Endpoints: what is set for each, and how they come to be and go."""
 
+import asyncio
+import contextlib
+import random
 import re
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -19,6 +23,10 @@ ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 
 MOST_TENANTS = 10_000
 """Of so many tenants it is remembered which endpoints there are."""
+
+TRIES = 20
+SECONDS_BEFORE_NEXT_TRY = 0.1
+"""A change that others are faster than is tried again, so often and after so long at most."""
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -62,12 +70,14 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
 
 
 class Endpoint(msgspec.Struct):
-    """An endpoint as it is stored. `name` is what the engine calls it, `created` is in ms since the epoch."""
+    """An endpoint as it is stored. `name` is what the engine calls it, `created` and `updated` (when its settings were
+    changed last) are in ms since the epoch."""
 
     name: str
     config: Config
     version: int
     created: int
+    updated: int
 
     @property
     def id(self) -> str:
@@ -99,7 +109,8 @@ class Endpoints:
         # In the sets first: a name in a set without an endpoint is harmless, an endpoint that upkeep misses is not.
         await cast(Any, self._store.commands.sadd(keys.ENDPOINTS, name))
         await cast(Any, self._store.commands.sadd(keys.endpoints_of(keys.tenant_of(name)), id))
-        reply = await self._configure(name, "", config, "created", round(time.time() * 1000))
+        at = round(time.time() * 1000)
+        reply = await self._configure(name, "", config, at, "created", at)
         if reply == b"EXISTS":
             raise Conflict(f"there is an endpoint {id} already, or one that is not wholly deleted yet")
         return await self.get(name)
@@ -120,6 +131,7 @@ class Endpoints:
             msgspec.json.decode(fields[b"config"], type=Config),
             int(fields[b"version"]),
             int(fields[b"created"]),
+            int(fields[b"updated"] if b"updated" in fields else fields[b"created"]),
         )
 
     async def list(self, tenant: str) -> "list[Endpoint]":
@@ -161,12 +173,38 @@ class Endpoints:
         """
         endpoint = await self.get(name)
         config = parse_config(msgspec.to_builtins(endpoint.config) | changes)
-        reply = await self._configure(name, str(endpoint.version), config)
-        if reply == b"NO_ENDPOINT":
-            raise NotFound(f"no endpoint {endpoint.id}")
-        if reply != b"OK":
-            raise Conflict(f"endpoint {endpoint.id} was changed by someone else at the same time; try again")
+        if not await self._replace(endpoint, config):
+            raise _changed_meanwhile(endpoint.id)
         return await self.get(name)
+
+    async def put(self, name: str, make: Callable[[Config | None], Config]) -> Endpoint:
+        """Makes or changes an endpoint. Nothing is written when nothing differs.
+
+        Args:
+            name: what the engine calls it.
+            make: makes its settings of those that there are, which it leaves as they are; None: there is no such
+                endpoint. It is called again when someone else was faster, and what it raises is raised here.
+
+        Raises:
+            BadRequest: the id cannot be one, or the settings are not what they may be.
+            Conflict: someone else was faster each time.
+        """
+        for _ in range(TRIES):
+            try:
+                before = await self.get(name)
+            except NotFound:
+                config = _checked(make(None))
+                with contextlib.suppress(Conflict):
+                    return await self.create(name, config)
+            else:
+                config = _checked(make(before.config))
+                if config == before.config:
+                    return before
+                with contextlib.suppress(NotFound):
+                    if await self._replace(before, config):
+                        return await self.get(name)
+            await asyncio.sleep(random.uniform(0, SECONDS_BEFORE_NEXT_TRY))  # noqa: S311
+        raise _changed_meanwhile(keys.id_of(name))
 
     async def delete(self, name: str) -> None:
         """Deletes the endpoint; waiting and running jobs are cancelled.
@@ -184,7 +222,14 @@ class Endpoints:
         await cast(Any, self._store.commands.srem(keys.ENDPOINTS, name))
         await cast(Any, self._store.commands.srem(keys.endpoints_of(keys.tenant_of(name)), id))
 
-    async def _configure(self, name: str, version: str, config: Config, *more: str | int) -> Any:
+    async def _replace(self, before: Endpoint, config: Config) -> bool:
+        """Returns whether nobody else had changed it meanwhile."""
+        reply = await self._configure(before.name, str(before.version), config, round(time.time() * 1000))
+        if reply == b"NO_ENDPOINT":
+            raise NotFound(f"no endpoint {before.id}")
+        return bool(reply == b"OK")
+
+    async def _configure(self, name: str, version: str, config: Config, at: int, *more: str | int) -> Any:
         return await self._batcher.call(
             keys.base(name), "configure", version,
             "config", msgspec.json.encode(config),
@@ -198,8 +243,18 @@ class Endpoints:
             "queues", " ".join(order_of(config.queue.sub_queues)),
             "closed", " ".join(queue_of(each.name) for each in config.queue.sub_queues if not each.enabled),
             "starvation_ms", round(config.queue.starvation_seconds * 1000),
+            "updated", at,
             *more,
         )  # fmt: skip
+
+
+def _checked(config: Config) -> Config:
+    """What could not be read again is not written."""
+    return parse_config(msgspec.to_builtins(config))
+
+
+def _changed_meanwhile(id: str) -> Conflict:
+    return Conflict(f"endpoint {id} was changed by someone else at the same time; try again")
 
 
 def check_id(id: str) -> str:

@@ -4,10 +4,14 @@ its sub-queues a priority of that endpoint.
 The forms are those of Runqy's documentation (its YAML, and the bodies of its management API).
 """
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from ..durations import parse_duration
 
 DEFAULT = "default"
 """The sub-queue that a name without a dot means."""
@@ -15,17 +19,30 @@ DEFAULT = "default"
 LOW = "low"
 """The sub-queue of RunPod's `lowPriority`, served last where it has no priority of its own."""
 
-SubQueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+MOST_SUB_QUEUES = 100
+
+MASK = "****"
+"""What is shown of a token."""
+
+# Behind `$`, which Python's `re` lets stand before a line break too, there has to be none.
+SubQueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$(?!\n)")]
+Priority = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
+Starvation = Annotated[float, Meta(ge=0, le=604_800)]
+
+_SCHEME = "vault://"
+_REFERENCE = re.compile(r"vault://([A-Za-z0-9._-]+)/([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class SubQueue(msgspec.Struct, forbid_unknown_fields=True):
     """A priority of an endpoint; the higher number is served first. One that is not enabled takes nothing and serves
-    nothing, and keeps what it has."""
+    nothing, and keeps what it has. `from_files`: it was made from a queue file, and is disabled when it is there no
+    more."""
 
     name: SubQueueName
-    priority: Annotated[int, Meta(ge=1, le=1_000_000)]
+    priority: Priority
     enabled: bool = True
+    from_files: bool = False
 
 
 class Parameter(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,9 +65,19 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     pending_timeout: str | int | None = None
     active_timeout: str | int | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: a time that is none; of which msgspec makes its own error, with the place."""
+        for name in ("ttl_completed", "ttl_archived", "pending_timeout", "active_timeout"):
+            value = getattr(self, name)
+            try:
+                parse_duration(0 if value is None else value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
 
 class Deployment(msgspec.Struct, forbid_unknown_fields=True):
-    """The task code of an endpoint: where it comes from, and how it is run."""
+    """The task code of an endpoint: where it comes from, and how it is run. `git_token`: `vault://VAULT/KEY`, or the
+    token itself."""
 
     git_url: Annotated[str, Meta(min_length=1, max_length=2000)]
     startup_cmd: Annotated[str, Meta(min_length=1, max_length=10_000)]
@@ -64,26 +91,80 @@ class Deployment(msgspec.Struct, forbid_unknown_fields=True):
     git_token: str = ""
     limits: Limits = msgspec.field(default_factory=Limits)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: a token that cannot be one."""
+        if self.git_token.startswith(_SCHEME) and self.token_in_vault is None:
+            raise ValueError("git_token: a token in a vault is vault://VAULT/KEY")
+        if self.git_token == MASK:
+            raise ValueError(f"git_token: {MASK} is how a token is shown; give the token itself, or vault://VAULT/KEY")
+
+    @property
+    def token_in_vault(self) -> tuple[str, str] | None:
+        """The vault and the key in it that have the token; None when there is none, or it is given itself."""
+        found = _REFERENCE.fullmatch(self.git_token)
+        return (found[1], found[2]) if found else None
+
+    @property
+    def without_token(self) -> "Deployment":
+        """As it may be shown."""
+        if not self.git_token or self.token_in_vault:
+            return self
+        shown = msgspec.structs.replace(self, git_token="")
+        shown.git_token = MASK
+        return shown
+
 
 class QueueConfig(msgspec.Struct, forbid_unknown_fields=True):
     """An endpoint as a queue. `autoscale` is kept and shown, for a fleet to come.
 
-    Ours: `starvation_seconds` (a job that has waited for so long is served before those of higher priority; 0: never)
-    and `from_files` (it was made from a queue file, and goes when it is there no more).
+    Ours: `starvation_seconds` (a job that has waited for so long is served before those of higher priority; 0: never).
     """
 
-    sub_queues: list[SubQueue] = msgspec.field(default_factory=lambda: [SubQueue(DEFAULT, 1)])
+    sub_queues: Annotated[list[SubQueue], Meta(min_length=1, max_length=MOST_SUB_QUEUES)] = msgspec.field(
+        default_factory=lambda: [SubQueue(DEFAULT, 1)]
+    )
     description: str = ""
     input: list[Parameter] = []
     output: list[Parameter] = []
     deployment: Deployment | None = None
     autoscale: dict[str, Any] | None = None
-    starvation_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 0.0
-    from_files: bool = False
+    starvation_seconds: Starvation = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: two sub-queues of one name."""
+        check_once(each.name for each in self.sub_queues)
+
+    @property
+    def vaults(self) -> set[str]:
+        """The vaults whose values, or one of them, its workers get."""
+        if self.deployment is None:
+            return set()
+        reference = self.deployment.token_in_vault
+        return {*self.deployment.vaults, *(reference[:1] if reference else ())}
+
+    def switched(self, names: Iterable[str], enabled: bool) -> "QueueConfig":
+        """With these sub-queues enabled, or not."""
+        chosen = set(names)
+        return msgspec.structs.replace(
+            self,
+            sub_queues=[
+                msgspec.structs.replace(each, enabled=enabled) if each.name in chosen else each
+                for each in self.sub_queues
+            ],
+        )
 
     def find(self, name: str) -> SubQueue | None:
         """The sub-queue of that name, enabled or not."""
         return next((each for each in self.sub_queues if each.name == name), None)
+
+
+def check_once(names: Iterable[str]) -> None:
+    """Raises ValueError: two sub-queues of one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"sub-queue {name!r} is there twice")
+        seen.add(name)
 
 
 def queue_of(sub_queue: str) -> str:
