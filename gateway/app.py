@@ -30,7 +30,10 @@ from .dialects.manage import Manage
 from .dialects.openai import OpenAI
 from .dialects.openai_errors import error_reply as openai_error
 from .dialects.runpod import RunPod
+from .dialects.runqy_configs import RunqyConfigs
 from .dialects.runqy_errors import error_reply as runqy_error
+from .dialects.runqy_errors import register_error_reply as register_error
+from .dialects.runqy_register import RunqyRegister
 from .dialects.runqy_vaults import RunqyVaults
 from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
@@ -44,6 +47,7 @@ from .engine.upkeep import Upkeep
 from .errors import Conflict
 from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
 from .outbound import Outbound
+from .queue_loader import QueueLoader
 from .settings import Settings
 from .store import open_store
 from .vault_keys import MasterKeys
@@ -99,6 +103,7 @@ class App:
         async with self.connected() as running:
             for id in self._settings.endpoints:
                 await ensure_endpoint(running.endpoints, id)
+            await running.queue_files.start()
             await running.news.start()
             running.limits.start()
             running.webhooks.start()
@@ -108,6 +113,7 @@ class App:
             with _on_termination(self.drain):
                 yield
             self._drain = _nothing
+            await running.queue_files.stop()
             await running.news.stop()
             await running.limits.stop()
             await running.upkeep.stop()
@@ -128,6 +134,7 @@ class App:
         outbound = Outbound(self._settings.outbound_allow)
         deliveries, secrets = Deliveries(engine.batcher), WebhookSecrets(engine.batcher)
         webhooks = Webhooks(engine, deliveries, secrets, outbound, self._settings)
+        queue_files = QueueLoader(endpoints, self._settings)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
         reports = Reports(engine.batcher, engine.background)
         for served in (
@@ -146,6 +153,11 @@ class App:
         runqy_vaults = RunqyVaults(vaults, self._settings)
         self._manage(runqy_vaults.operations(), access, runqy_error)
         self._manage(runqy_vaults.own_operations(), access)
+        # Before `/workers/{id}`, which would take `/workers/queues` for a worker.
+        configs = RunqyConfigs(endpoints, queue_files, access, self._settings)
+        self._manage(configs.operations(), access, runqy_error)
+        register = RunqyRegister(endpoints, vaults, access, self._settings)
+        self._manage(register.operations(), access, register_error)
         try:
             yield _Running(
                 engine,
@@ -154,6 +166,7 @@ class App:
                 News(store, engine.batcher, access.blocked.add, access.revoked),
                 Upkeep(store, engine.batcher, engine.wakeups.process, users.revoke, webhooks.due, users.end_of_expired),
                 webhooks,
+                queue_files,
             )
         finally:
             await outbound.close()
@@ -200,6 +213,7 @@ class _Running(NamedTuple):
     news: News
     upkeep: Upkeep
     webhooks: Webhooks
+    queue_files: QueueLoader
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:

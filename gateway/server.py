@@ -319,6 +319,8 @@ def check(settings: Settings) -> None:
     for id in settings.endpoints:
         if not ID.fullmatch(id_of(id)) or not TENANT.fullmatch(tenant_of(id)):
             raise StartupError(f"{id!r} cannot be an endpoint's id: 1 to 63 letters, digits, '-' or '_'")
+    if not TENANT.fullmatch(settings.queue_files_tenant):
+        raise StartupError(f"queue_files_tenant: {settings.queue_files_tenant[:80]!r} cannot be a tenant")
     is_open = settings.insecure or bool(configured_keys(settings))
     limits_of(settings.rate_limits)
     Audit(settings.audit_log, Addresses(settings.trusted_proxies))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from .access.keys import hashed
+from .engine.keys import DEFAULT_TENANT
 from .errors import StartupError
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -74,6 +75,12 @@ class Settings:
     )  # fmt: skip
     insecure: bool = _setting(False, "serve without keys; for development only")
     endpoints: tuple[str, ...] = _setting((), "endpoints to create at start when they do not exist: ID or TENANT/ID")
+    queue_files: str = _setting(
+        "", "directory with Runqy's queue files (*.yaml, *.yml), of which endpoints are made; empty: none",
+        variable="QUEUE_WORKERS_DIR",
+    )  # fmt: skip
+    queue_files_watch: bool = _setting(True, "whether queue files that change are loaded at once")
+    queue_files_tenant: str = _setting(DEFAULT_TENANT, "whose endpoints the queues of the files are")
     run_limit: int = _setting(10_000_000, "largest body of /run, in bytes", least=1)
     runsync_limit: int = _setting(20_000_000, "largest body of /runsync, in bytes", least=1)
     output_limit: int = _setting(20_000_000, "largest output of a job, in bytes", least=1)

@@ -14,7 +14,10 @@ NOBODY = "https://nobody.invalid/hidden"
 RAW_JOBS = {"Accept": "application/x-runlane-jobs"}
 _CHANGING = [
     (r'("(?:createdAt|expiresAt|created_at|updated_at)":)"[^"]*"', r'\1"TIME"'),
-    (r'("(?:delayTime|executionTime|lastSeen|lease_ms)":)(?:[0-9]+|"[^"]*")', r'\1"TIME"'),
+    (
+        r'("(?:delayTime|executionTime|lastSeen|lease_ms|created_at|updated_at|timestamp)":)(?:[0-9]+|"[^"]*")',
+        r'\1"TIME"',
+    ),
     (r'("key":|"workerKey":)"rlw?_[\w-]+"', r'\1"SECRET"'),
     (r'("secrets":)\[[^]]*\]', r'\1"SECRETS"'),
     (r'("next":)"[^"]*"', r'\1"TIME"'),

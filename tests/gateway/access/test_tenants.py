@@ -26,7 +26,7 @@ from .tenants import RAW_JOBS, Answer, Tenant, answer_of, worker_client
 
 SETTINGS = {
     "admin_keys": "acme:rl-acme,acme-2:rl-acme-2,rl-default", "rate_limits": "off", "failed_logins": "0",
-    "audit_log": "off", "openai_wait_seconds": "0.3", "vault_master_keys": "A" * 43 + "=",
+    "audit_log": "off", "openai_wait_seconds": "0.3", "vault_master_keys": "A" * 43 + "=", "queue_files_tenant": "acme",
 }  # fmt: skip
 TENANTS = {"acme": "rl-acme", "acme-2": "rl-acme-2", "default": "rl-default"}
 PAIRS = [("acme", "acme-2"), ("acme-2", "acme"), ("default", "acme"), ("acme", "default")]
@@ -143,10 +143,23 @@ ASKS = {
     ("POST", "/api/vaults/{vault}/entries"): Ask({"key": "A", "value": "mine"}),
     ("DELETE", "/api/vaults/{vault}/entries/{entry}"): Ask(),
     ("POST", "/v1/vaults/rotate"): Ask(),
+    **{
+        (method, f"{base}{path}"): Ask(body)
+        for base in ("/api/cli/configs", "/workers/queues")
+        for method, path, body in (
+            ("GET", "", None), ("POST", "", {"name": "{endpoint}", "priority": 7}), ("DELETE", "/{queue}", None),
+            ("POST", "/{queue}/restore", None),
+        )
+    },
+    ("GET", "/api/cli/configs/{queue}"): Ask(),
+    ("GET", "/workers/config/{queue}"): Ask(),
+    ("POST", "/api/cli/configs/reload"): Ask(),
+    ("POST", "/workers/reload"): Ask(),
+    ("POST", "/worker/register"): Ask({"queue": "{endpoint}"}),
 }  # fmt: skip
 
 
-MAKES_ONE = {("POST", "/v1/endpoints"), ("POST", "/api/vaults")}
+MAKES_ONE = {("POST", path) for path in ("/v1/endpoints", "/api/vaults", "/api/cli/configs", "/workers/queues")}
 
 
 async def test_each_operation_that_there_is_has_its_case(backing: Server) -> None:
@@ -171,9 +184,7 @@ IN_PATHS = ("delivery", "endpoint", "worker", "key", "vault", "entry")
 async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str]) -> Answer:
     """The answer to an operation about these ids, which stand in it by their names."""
     (method, path), ask = operation, ASKS[operation]
-    ids = {name: ids[name] for name in ("delivery", "endpoint", "worker", "key", "vault", "entry")} | {
-        "job": ids[ask.job]
-    }
+    ids = {name: ids[name] for name in IN_PATHS} | {"job": ids[ask.job], "queue": ids["endpoint"]}
     path = re.sub(r"{(\w+)(:path)?}", lambda found: "v1/models" if found[2] else ids[found[1]], path)
     body = ask.body
     if isinstance(body, dict):
@@ -201,10 +212,7 @@ async def test_another_s_is_answered_as_what_never_was(
         await asyncio.gather(*(asked(tenant, operation, ids) for ids in (there, nowhere)))
         for tenant in (other, elsewhere)
     ]
-    if operation not in (
-        ("POST", "/v1/endpoints"),
-        ("POST", "/api/vaults"),
-    ):  # of which there is one by now, at the second gateway
+    if operation not in MAKES_ONE:  # of which there is one by now, at the second gateway
         assert answers[0] == answers[1]
     for one, two in answers:
         assert one == two

@@ -1,0 +1,159 @@
+"""Runqy's workers say which queue they are for, and get what they need to deploy its code."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import orjson
+
+from ..access.access import Access
+from ..access.keys import Scope
+from ..engine.endpoints import Endpoint, Endpoints
+from ..engine.queue_config import DEFAULT, Deployment
+from ..errors import BadRequest, Conflict, Error, NotFound
+from ..http import Answer, Call, Managed, Reply
+from ..queues import NAME, Named, named
+from ..settings import Settings
+from ..vaults import Vaults
+from .runqy_errors import use
+
+MOST_BYTES = 64_000
+REDIS_PORTS = {"redis": 6379, "rediss": 6379, "redis+cluster": 6379, "rediss+cluster": 6379}
+SENTINEL_PORT = 26379
+
+
+class _Registration(msgspec.Struct):
+    queue: str = ""
+    hostname: str = ""
+    os: str = ""
+    version: str = ""
+    worker_id: str = ""
+
+
+_decode = msgspec.json.Decoder(_Registration).decode
+
+
+class RunqyRegister:
+    """The operation `/worker/register`."""
+
+    def __init__(self, endpoints: Endpoints, vaults: Vaults, access: Access, settings: Settings) -> None:
+        self._endpoints = endpoints
+        self._vaults = vaults
+        self._access = access
+        self._settings = settings
+
+    def operations(self) -> dict[tuple[str, str], Managed]:
+        """(path, method), and what is served there."""
+        return {("/worker/register", "POST"): Managed(self.register, Scope.WORKER, "worker.register")}
+
+    async def register(self, call: Call) -> Answer:
+        """What a worker of a queue has to know, with the values of the vaults that the queue lists.
+
+        The store's password is not in it, which Runqy hands to all of its workers: to take jobs, a worker registers
+        at `/v2/{endpoint}/workers` next, and gets a user of its own there that can touch its endpoint alone.
+        """
+        registration = await self._registration(call)
+        found = await self._find(call, registration.queue)
+        endpoint, deployment = found.endpoint, found.endpoint.config.queue.deployment
+        if deployment is None:
+            raise Conflict(
+                f"queue '{registration.queue}' has no deployment: it has neither a git_url nor a startup_cmd"
+            )
+        chosen = next((each for each in found.enabled if each.name == DEFAULT), found.enabled[0])
+        answer = {
+            "redis": {
+                "addr": address_of(self._settings),
+                "password": "",
+                "db": 0,
+                "use_tls": _uses_tls(self._settings),
+            },
+            "queue": {"name": registration.queue, "priority": chosen.priority, "mode": deployment.mode},
+            "sub_queues": [{"name": f"{endpoint.id}.{each.name}", "priority": each.priority} for each in found.enabled],
+            "deployment": _shown(deployment),
+            "runlane": {"endpoint": endpoint.id, "lease_ms": endpoint.lease_ms},
+        }
+        return Reply(orjson.dumps(answer | await self._secrets(call, endpoint, deployment)))
+
+    async def _registration(self, call: Call) -> _Registration:
+        try:
+            registration = _decode(await call.body(MOST_BYTES, self._settings.body_seconds))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"invalid request: {error}") from None
+        call.facts["queue"] = registration.queue[:200]
+        for name in ("hostname", "worker_id"):
+            if value := getattr(registration, name):
+                call.facts[name] = value[:200]
+        if not registration.queue:
+            raise BadRequest("queue name is required")
+        if not NAME.fullmatch(registration.queue):
+            raise BadRequest("invalid queue name: must be 1-128 chars, alphanumeric with dots, hyphens, underscores")
+        return registration
+
+    async def _find(self, call: Call, name: str) -> Named:
+        found = await named(self._endpoints, call.tenant, name)
+        if found is None or not found.enabled:
+            tried = "" if "." in name else f" (also tried '{name}.{DEFAULT}')"
+            raise NotFound(f"queue '{name}' not found{tried}")
+        call.facts["endpoint"] = found.endpoint.id
+        await use(call, self._access, found.endpoint)
+        return found
+
+    async def _secrets(self, call: Call, endpoint: Endpoint, deployment: Deployment) -> dict[str, Any]:
+        """The values of the vaults, and the token. That a token cannot be had is an error here, not silence as in
+        Runqy: the worker would fail all the same, and could only say that git was refused."""
+        reference = deployment.token_in_vault
+        if not deployment.vaults and reference is None:
+            return {"git_token": deployment.git_token} if deployment.git_token else {}
+        call.facts["vaults"] = " ".join(sorted(endpoint.config.queue.vaults))
+        if not self._vaults.enabled:
+            raise Error(
+                f"vaults requested for queue {endpoint.id} but vaults feature is not configured "
+                "(set RUNQY_VAULT_MASTER_KEY)"
+            )
+        found: dict[str, Any] = {}
+        if values := await self._vaults.environment(call.tenant, deployment.vaults):
+            found["vaults"] = values
+        if token := await self._token(call, deployment):
+            found["git_token"] = token
+        return found
+
+    async def _token(self, call: Call, deployment: Deployment) -> str:
+        reference = deployment.token_in_vault
+        if reference is None:
+            return deployment.git_token
+        vault, key = reference
+        try:
+            return await self._vaults.value(call.tenant, vault, key)
+        except NotFound as error:
+            raise Error(f"failed to resolve git_token from vault '{vault}': {error.message}") from None
+
+
+def _shown(deployment: Deployment) -> dict[str, Any]:
+    """A deployment in Runqy's fields, which leaves out what is empty where Runqy does."""
+    fields = {
+        "git_url": deployment.git_url,
+        "branch": deployment.branch,
+        "startup_cmd": deployment.startup_cmd,
+        "mode": deployment.mode,
+        "startup_timeout_secs": deployment.startup_timeout_secs,
+        "redis_storage": deployment.redis_storage,
+    }
+    for name in ("code_path", "requirements_file", "vaults"):
+        if value := getattr(deployment, name):
+            fields[name] = value
+    return fields
+
+
+def address_of(settings: Settings) -> str:
+    """HOST:PORT of the store as workers reach it, the first of several; without user and password."""
+    parts = urlsplit(settings.worker_redis_url or settings.redis_url)
+    place = parts.netloc.rpartition("@")[2].partition(",")[0]
+    if not place:
+        return parts.path  # of a socket
+    if ":" in place.rpartition("]")[2]:
+        return place
+    return f"{place}:{REDIS_PORTS.get(parts.scheme, SENTINEL_PORT)}"
+
+
+def _uses_tls(settings: Settings) -> bool:
+    return urlsplit(settings.worker_redis_url or settings.redis_url).scheme.startswith("rediss")
