@@ -97,8 +97,8 @@ class RunqyConfigs:
             wanted = msgspec.convert(await json_object(call, self._settings), _Creation)
         except msgspec.ValidationError as error:
             raise BadRequest(str(error)) from None
-        call.facts["queue"] = wanted.name
         id, sub_queue = split(wanted.name)
+        call.facts |= {"queue": wanted.name, "endpoint": id}
         if call.key.terms.endpoints and id not in call.key.terms.endpoints:
             raise Forbidden("this key is not for this endpoint")
         force, names = _is_set(call, "force"), wanted.names(sub_queue or DEFAULT)

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from gateway.engine import keys
 from gateway.engine.batching import Batcher
 from gateway.engine.endpoints import Config, Endpoints, parse_config
+from gateway.engine.queue_config import QueueConfig, SubQueue
 from gateway.errors import BadRequest, Conflict, NotFound
 from gateway.store import Store
 
@@ -119,6 +121,61 @@ class TestUpdate:
             await endpoints.update(endpoint, {"workersMax": -1})
 
         assert await endpoints.get(endpoint) == made
+
+
+class TestPut:
+    async def test_makes_and_changes(self, endpoints: Endpoints, endpoint: str) -> None:
+        seen: list[Config | None] = []
+
+        def make(before: Config | None) -> Config:
+            seen.append(before)
+            return msgspec.structs.replace(before or Config(attempts=1), name=f"{len(seen)}")
+
+        made = await endpoints.put(endpoint, make)
+        changed = await endpoints.put(endpoint, make)
+
+        assert seen == [None, made.config]
+        assert (made.config.name, made.version, made.created) == ("1", 1, made.updated)
+        assert (changed.config, changed.version) == (Config(attempts=1, name="2"), 2)
+        assert made.updated <= changed.updated
+
+    async def test_writes_nothing_when_nothing_differs(self, endpoints: Endpoints, endpoint: str) -> None:
+        made = await endpoints.create(endpoint, Config(attempts=2))
+
+        assert await endpoints.put(endpoint, lambda before: Config(attempts=2)) == made
+
+    async def test_looks_again_when_another_was_faster(self, endpoints: Endpoints, endpoint: str) -> None:
+        def add(before: Config | None) -> Config:
+            env = before.env if before else {}
+            return Config(env=env | {str(len(env)): "x"})
+
+        await asyncio.gather(*(endpoints.put(endpoint, add) for _ in range(8)))
+
+        found = await endpoints.get(endpoint)
+        assert (len(found.config.env), found.version) == (8, 8)
+
+    async def test_what_the_function_raises_is_raised_once(self, endpoints: Endpoints, endpoint: str) -> None:
+        calls: list[Config | None] = []
+
+        def make(before: Config | None) -> Config:
+            calls.append(before)
+            raise Conflict("not this one")
+
+        for _ in range(2):
+            with pytest.raises(Conflict, match="not this one"):
+                await endpoints.put(endpoint, make)
+            await endpoints.put(endpoint, lambda before: Config())
+
+        assert calls == [None, Config()]
+
+    async def test_what_could_not_be_read_again_is_not_written(self, endpoints: Endpoints, endpoint: str) -> None:
+        sub_queues = [SubQueue("a.b", 1)]
+
+        with pytest.raises(BadRequest, match="name"):
+            await endpoints.put(endpoint, lambda before: Config(queue=QueueConfig(sub_queues=sub_queues)))
+
+        with pytest.raises(NotFound):
+            await endpoints.get(endpoint)
 
 
 class TestDelete:

@@ -6,6 +6,7 @@ ENDPOINTS = ["e0", "e1", "e2", "e3", "access", "default"]
 WORKERS = ["w0", "w1", "w.2", "upkeep"]
 VAULTS = ["v0", "v.1", "access"]
 ENTRIES = ["A", "b_2"]
+QUEUES = ["e0", "e0.default", "e1.high", "e2_high", "e3.default"]
 
 ODD_TEXTS = [
     "", " ", "\0", "\n", "a\r\nb", "é", "\ud800", "\U0001f600", "/", "..", ".", "*", "?", "[a]", "{}", "{access}", "%",
@@ -53,7 +54,7 @@ QUERIES = [
 QUERIES_OF = {
     "stream": ["from"], "requests": ["limit", "cursor", "status"], "workers": ["limit", "cursor"], "status": ["ttl"],
     "run": ["ttl"], "job-take-batch": ["batch_size"], "job-done": ["attempt", "isStream"], "ping": ["job_id", "status"],
-    "job-stream": ["attempt", "first"],
+    "job-stream": ["attempt", "first"], "configs": ["force", "deleted"], "queues": ["force", "deleted"],
 }  # fmt: skip
 QUERY_VALUES = [
     "0", "1", "10", "1000", "10000", "9" * 9, "9" * 15, "9" * 16, "1.1", "1700000000000.3", "9999999999999999.0",
@@ -65,11 +66,19 @@ OFTEN = {
     ("/v2/{endpoint}/job-take/{worker}", "GET"): 3,
     ("/v1/endpoints", "POST"): 2,
     ("/api/vaults", "POST"): 2,
+    ("/api/cli/configs", "POST"): 2,
 }
 """Operations that others need."""
 
 _ENDS = {"expiresInSeconds": 60}
 # For each operation, bodies that it takes.
+_DEPLOYMENT = {"git_url": "u", "startup_cmd": "c", "git_token": "t", "limits": {"ttl_archived": "1h"}}
+_QUEUES = [
+    {"name": "e0", "priority": 3, "deployment": _DEPLOYMENT},
+    {"name": "e1.high", "priority": 9},
+    {"name": "e2", "sub_queues": [{"name": "high", "priority": 2}], "deployment": {"git_url": "u", "startup_cmd": "c"}},
+    {"name": "e3", "priority": 1, "input": [{"name": "a", "type": ["int"], "default": 1}], "autoscale": {"a": 1}},
+]
 SHAPES: dict[str, list[Any]] = {
     "run": [
         {"input": {"prompt": "x"}}, {"input": None, "webhook": "https://x.invalid/", "s3Config": {}},
@@ -89,6 +98,9 @@ SHAPES: dict[str, list[Any]] = {
     "rotate": [{}, {"overlapSeconds": 0}, {"overlapSeconds": 1.5}],
     "vaults": [{"name": "v0", "description": "x"}, {"name": "v.1"}],
     "entries": [{"key": "A", "value": "x"}, {"key": "b_2", "value": "x" * 2000, "is_secret": False}],
+    "configs": _QUEUES,
+    "queues": _QUEUES,
+    "register": [{"queue": "e0"}, {"queue": "e1.high", "hostname": "h"}, {"queue": "e2_high", "worker_id": "w"}],
     "workers": [
         {}, {"id": "w0", "link": "http", "description": {"gpu": "x"}}, {"id": "w1", "restarted": True},
     ],

@@ -19,6 +19,7 @@ from .odd import (
     QUERIES,
     QUERIES_OF,
     QUERY_VALUES,
+    QUEUES,
     SHAPES,
     VAULTS,
     WORKERS,
@@ -109,7 +110,7 @@ class Maker:
             return self._escaped(random.choice(ODD_TEXTS))
         choices = {
             "endpoint": [endpoint], "worker": WORKERS, "job": [job], "key": self._known.key_ids,
-            "delivery": [f"msg_{job}_1"], "vault": VAULTS, "entry": ENTRIES,
+            "delivery": [f"msg_{job}_1"], "vault": VAULTS, "entry": ENTRIES, "queue": QUEUES,
             "path": ["v1/chat/completions", "v1/models", "v1/..", "v2/x", "v1/x%2Fy", "v1//", "v1/x?y=1&wait=2"],
         }  # fmt: skip
         return random.choice(choices.get(name, ODD_TEXTS[:1]))

@@ -62,6 +62,28 @@ async def test_who_did_what_to_what_when_and_from_where(audited: tuple[Gateway, 
     assert len({line["key"] for line in found}) == 2  # the administrator's, and the worker's
 
 
+async def test_what_is_told_of_queues(audited: tuple[Gateway, Lines], endpoint: str) -> None:
+    gateway, lines = audited
+    async with client_of(gateway, ADMIN_KEY) as http:
+        deployment = {"git_url": "https://git.example/c", "startup_cmd": "python main.py", "git_token": "hidden-token"}
+        await http.post("/api/cli/configs", json={"name": endpoint, "priority": 1, "deployment": deployment})
+        await http.post("/worker/register", json={"queue": endpoint, "hostname": "gpu1"})
+        await http.get(f"/workers/config/{endpoint}")
+        await http.delete(f"/workers/queues/{endpoint}")
+        await http.post(f"/workers/queues/{endpoint}.default/restore")
+        await http.delete("/api/cli/configs/missing")
+        await http.post("/workers/reload")
+        await http.delete(f"/v1/endpoints/{endpoint}")
+    found = lines()
+    assert [(line["event"], line["status"], line.get("queue"), line.get("endpoint")) for line in found[:-1]] == [
+        ("queue.create", 201, endpoint, endpoint), ("worker.register", 200, endpoint, endpoint),
+        ("queue.delete", 200, endpoint, endpoint), ("queue.restore", 200, f"{endpoint}.default", endpoint),
+        ("queue.delete", 404, "missing", None), ("queue.reload", 403, None, None),
+    ]  # fmt: skip
+    assert found[1]["hostname"] == "gpu1"
+    assert "hidden-token" not in str(found)
+
+
 async def test_what_it_was_that_failed(audited: tuple[Gateway, Lines], endpoint: str) -> None:
     gateway, lines = audited
     async with client_of(gateway, ADMIN_KEY) as http:

@@ -246,6 +246,15 @@ async def test_what_is_deleted_keeps_its_jobs_and_can_be_restored(
     assert (await http.get(f"/v2/{endpoint}/status/{job}")).json()["status"] == "IN_QUEUE"
 
 
+async def test_what_is_deleted_serves_nothing(http: httpx.AsyncClient, endpoint: str) -> None:
+    await create(http, endpoint)
+    id = (await http.post(f"/v2/{endpoint}/run", json={"input": 1})).json()["id"]
+    await http.delete(f"/workers/queues/{endpoint}")
+    assert (await http.get(f"/v2/{endpoint}/job-take/w1?wait=0")).status_code == 204
+    await http.post(f"/workers/queues/{endpoint}/restore")
+    assert (await http.get(f"/v2/{endpoint}/job-take/w1?wait=0")).json()["id"] == id
+
+
 async def test_a_bare_name_means_all_sub_queues(http: httpx.AsyncClient, endpoint: str) -> None:
     for name, priority in (("", 1), (".high", 5), (".low", 2)):
         await create(http, f"{endpoint}{name}", priority)
