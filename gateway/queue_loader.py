@@ -88,7 +88,8 @@ class QueueLoader:
                     yield_on_timeout=True,
                 ):
                     await self._load(folder, prune=True, only_changed=True)
-            except (*OUTAGES, RedisError, Unavailable) as error:  # or the directory is not there
+            except (*OUTAGES, RedisError, Unavailable, RuntimeError) as error:
+                # Or the directory is not there, or the system watches no more of them: we look again by ourselves.
                 logger.debug("queue files: %s", error)
                 await asyncio.sleep(SECONDS_BEFORE_NEXT_TRY)
 
