@@ -31,6 +31,7 @@ from .jobs import (
     read_task,
     read_worker,
 )
+from .queue_config import sub_queue_of
 from .tasks import Background
 from .wakeups import Wakeups
 
@@ -371,6 +372,9 @@ def _submitted(endpoint: str, job: Submission, reply: Any) -> tuple[str, State]:
             )
         case b"SAME":
             return reply[1].decode(), State(reply[2].decode())
+        case b"CLOSED":
+            name = f"{keys.id_of(endpoint)}.{sub_queue_of(reply[1].decode())}"
+            raise NotFound(f"queue {name} is disabled; it takes jobs again when it is restored")
         case b"CHANGED":
             raise Changed
         case b"TAKEN":

@@ -329,6 +329,11 @@ class TestManyAtOnce:
         with pytest.raises(NotFound):
             await engine.submit_many("none", self.jobs(1))
 
+    async def test_a_queue_that_is_disabled(self, engine: Engine, driver: Driver) -> None:
+        await driver.key("HSET", "settings", "closed", "normal")
+        with pytest.raises(NotFound, match=r"\.default is disabled"):
+            await submit(engine, driver.endpoint)
+
 
 class TestTasks:
     async def test_shows_what_there_is(self, engine: Engine, driver: Driver) -> None:

@@ -162,9 +162,11 @@ class TestPause:
         await driver.call("pause", 1, "normal")
         assert (await driver.call("status", id, ""))[-1] == 1
 
-    async def test_a_queue_that_is_closed_serves_nothing_either(self, driver: Driver) -> None:
-        await arrange(driver, ".high normal low", closed=".high")
+    async def test_a_queue_that_is_closed_takes_nothing_either(self, driver: Driver) -> None:
+        await arrange(driver, ".high normal low")
         high = await driver.submit(queue=".high")
+        await arrange(driver, ".high normal low", closed=".high")
+        assert await driver.call("submit", *driver.submission("more", queue=".high")) == [["CLOSED", ".high"]]
         assert await take(driver) == []
         await arrange(driver, ".high normal low", closed="")
         assert await take(driver) == [high]

@@ -39,8 +39,8 @@ local ARGUMENTS = 15  -- of `submit`, for each job
 -- it has one.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
 -- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'TAKEN', id} (a job with this
--- unique key has not ended), {'CHANGED'} (other settings), {'FULL', most jobs that may wait} or what `admit` returns; or
--- 'NO_ENDPOINT'.
+-- unique key has not ended), {'CHANGED'} (other settings), {'CLOSED', queue}, {'FULL', most jobs that may wait} or what
+-- `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
   local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook',
@@ -67,6 +67,7 @@ local function submit(keys, args)
     local terms = terms_of(args[i + 13])
     local refused = admit_one_of(base, limits, args[i + 14], at)
     if not refused and terms.version and terms.version ~= settings.version then refused = {'CHANGED'} end
+    if not refused and is_among(queue, settings.closed) then refused = {'CLOSED', queue} end
     local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
     if not refused and not known and waiting and waiting + added >= most_queued then refused = {'FULL', most_queued} end
     local other = not refused and not known and terms.unique and unique_job(base, terms.unique)
