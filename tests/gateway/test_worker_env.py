@@ -18,9 +18,9 @@ from gateway.cli import main
 
 from ..stores import Server
 from .clients import bearer
+from .commands.invoking import NOBODY, check_failed
 from .conftest import Make
 from .processes import Gateway
-from .test_cli import NOBODY, check_failed
 
 PRINTABLE = "".join(map(chr, range(33, 127)))
 Command = Callable[..., Result]

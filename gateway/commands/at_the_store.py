@@ -1,0 +1,58 @@
+"""Commands that a gateway serves, or whoever has the store itself."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import click
+
+from ..errors import StartupError
+from .connection import HINTS, Command, Connection, remote
+
+REDIS_VARIABLE = "RUNLANE_REDIS_URL"
+
+
+class Managed:
+    """Asks the gateway, or one in this process over the store."""
+
+    def __init__(self, connection: Connection, tenant: str | None, redis_url: str | None) -> None:
+        self.show = connection.show
+        self._connection = connection
+        self._tenant = tenant
+        self._redis_url = redis_url
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None, hints: Mapping[int, str] = HINTS) -> Any:
+        """What is answered.
+
+        Raises:
+            StartupError: it is refused, or what there is to ask cannot be reached.
+        """
+        if self._tenant is None:
+            return self._connection.call(method, path, body, hints)
+        if not self._redis_url:
+            raise StartupError(f"--tenant works on the store itself: set --redis or {REDIS_VARIABLE}")
+        from ..at_store import call
+
+        return call(self._redis_url, self._tenant, method, path, body)
+
+
+def at_the_store(what: str) -> Callable[[Command], Command]:
+    """Gives a command `Managed`, and the options for it. `what`: what a tenant has of it."""
+    tenant_option = click.option(
+        "--tenant", help=f"Whose {what}, with --redis; over HTTP they are those of your key's tenant."
+    )
+    redis_option = click.option(
+        "--redis", "redis_url", metavar="URL", envvar=REDIS_VARIABLE,
+        help=f"With --tenant: works on the store itself, as for a tenant's first key.  [{REDIS_VARIABLE}]",
+    )  # fmt: skip
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def wrapped(
+            connection: Connection, *args: Any, tenant: str | None, redis_url: str | None, **given: Any
+        ) -> None:
+            command(Managed(connection, tenant, redis_url), *args, **given)
+
+        return remote(tenant_option(redis_option(wrapped)))
+
+    return decorate

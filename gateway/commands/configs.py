@@ -1,0 +1,100 @@
+"""`runlane config`"""
+
+import sys
+from typing import Any
+
+import click
+
+from . import output
+from .connection import Connection, remote, remote_group, segment
+from .parameters import QUEUE, OneOf, Positive
+
+PATH = "/api/cli/configs"
+MODES = ["long_running", "one_shot"]
+
+
+@click.group("config")
+@remote_group
+def config() -> None:
+    """The settings of queues: list, make, check, remove and restore them."""
+
+
+@config.command("list")
+@remote
+def list_(connection: Connection) -> None:
+    """List the queues that are set up, with their priorities."""
+    connection.show(connection.call("GET", PATH), _print_list)
+
+
+@config.command("reload")
+@remote
+def reload(connection: Connection) -> None:
+    """Have the gateway read its queue files again; status 1 if something in them is wrong."""
+    answer = connection.call("POST", f"{PATH}/reload")
+    connection.show(answer, _print_reloaded)
+    if answer.get("errors"):
+        sys.exit(1)
+
+
+@config.command("create")
+@click.option("--name", required=True, type=QUEUE, help="PARENT.SUB_QUEUE; PARENT alone is PARENT.default.")
+@click.option("--priority", default=1, show_default=True, type=Positive(), help="The higher is served first.")
+@click.option("--git-url", help="The repository of the task code.")
+@click.option("--branch", default="main", show_default=True, help="Its branch.")
+@click.option("--code-path", help="The folder in it.  [default: its root]")
+@click.option("--startup-cmd", help="What starts the task code.")
+@click.option("--mode", default="long_running", show_default=True,
+              type=OneOf(MODES, "invalid mode '{}', must be 'long_running' or 'one_shot'"),
+              help="One process for all tasks, or one for each.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Change it if it is there.")
+@remote
+def create(connection: Connection, force: bool, **given: Any) -> None:
+    """Make a queue."""
+    answer = connection.call("POST", PATH, _wanted(**given), force="true" if force else None)
+    connection.show(answer, _print_message)
+
+
+@config.command("remove")
+@click.argument("queue", required=False, type=QUEUE)
+@click.option("--name", type=QUEUE, help="The queue, said in another way.")
+@remote
+def remove(connection: Connection, queue: str | None, name: str | None) -> None:
+    """Remove QUEUE: it takes and serves nothing any more, and keeps what it has."""
+    if (queue is None) == (name is None):
+        raise click.UsageError("say which queue, once")
+    connection.show(connection.call("DELETE", f"{PATH}/{segment(queue or name or '')}"), _print_message)
+
+
+@config.command("restore")
+@click.argument("queue", type=QUEUE)
+@remote
+def restore(connection: Connection, queue: str) -> None:
+    """Put QUEUE back to work, which was removed."""
+    connection.show(connection.call("POST", f"{PATH}/{segment(queue)}/restore"), _print_message)
+
+
+def _wanted(name: str, priority: int, **deployment: str | None) -> dict[str, Any]:
+    wanted: dict[str, Any] = {"name": name, "priority": priority}
+    if deployment["git_url"] or deployment["startup_cmd"]:
+        if not (deployment["git_url"] and deployment["startup_cmd"]):
+            raise click.UsageError("--git-url and --startup-cmd belong together")
+        wanted["deployment"] = {field: value for field, value in deployment.items() if value}
+    return wanted
+
+
+def _print_list(found: dict[str, Any]) -> None:
+    output.table(["QUEUE", "PRIORITY"], ((each["name"], each["priority"]) for each in found["queues"] or []))
+    for warning in found.get("warnings") or []:
+        output.warn(warning)
+
+
+def _print_reloaded(answer: dict[str, Any]) -> None:
+    for word in ("reloaded", "removed"):
+        for name in answer.get(word) or []:
+            click.echo(f"{word} {output.text(name)}")
+    for error in answer["errors"] or []:
+        output.warn(error)
+
+
+def _print_message(answer: dict[str, Any]) -> None:
+    click.echo(output.text(answer["message"]))
