@@ -20,10 +20,19 @@ def config() -> None:
 
 
 @config.command("list")
+@click.option("--deleted", is_flag=True, help="Those that were removed as well.")
 @remote
-def list_(connection: Connection) -> None:
+def list_(connection: Connection, deleted: bool) -> None:
     """List the queues that are set up, with their priorities."""
-    connection.show(connection.call("GET", PATH), _print_list)
+    connection.show(connection.call("GET", PATH, deleted="true" if deleted else None), _print_list)
+
+
+@config.command("show")
+@click.argument("queue", type=QUEUE)
+@remote
+def show(connection: Connection, queue: str) -> None:
+    """Show how QUEUE is set up."""
+    connection.show(connection.call("GET", f"{PATH}/{segment(queue)}"), _print_config)
 
 
 @config.command("reload")
@@ -83,9 +92,15 @@ def _wanted(name: str, priority: int, **deployment: str | None) -> dict[str, Any
 
 
 def _print_list(found: dict[str, Any]) -> None:
-    output.table(["QUEUE", "PRIORITY"], ((each["name"], each["priority"]) for each in found["queues"] or []))
+    rows = ((each["name"], each["priority"], each.get("enabled", True)) for each in found["queues"] or [])
+    output.table(["QUEUE", "PRIORITY", "ENABLED"], rows)
     for warning in found.get("warnings") or []:
         output.warn(warning)
+
+
+def _print_config(found: dict[str, Any]) -> None:
+    times = {name: output.moment(found[name]) for name in ("created_at", "updated_at")}
+    output.fields(found | times)
 
 
 def _print_reloaded(answer: dict[str, Any]) -> None:

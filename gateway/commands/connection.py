@@ -42,7 +42,7 @@ server_option = click.option(
     help=f"The gateway.  [{', '.join(URL_VARIABLES)}, `runlane login`, else {DEFAULT_URL}]",
 )  # fmt: skip
 key_option = click.option(
-    "-k", "--api-key", "--key", "key", metavar="KEY", expose_value=False, callback=_remember,
+    "-k", "--api-key", "--key", "api_key", metavar="KEY", expose_value=False, callback=_remember,
     help=f"An API key.  [{', '.join(KEY_VARIABLES)}, `runlane login`]",
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -126,8 +126,18 @@ class Connection:
         if self.as_json:
             output.echo_json(answer)
             return
-        try:
+        with self.reading():
             print_(answer)
+
+    @contextmanager
+    def reading(self) -> "Iterator[None]":
+        """Inside, an answer is taken to be a gateway's.
+
+        Raises:
+            StartupError: it is not.
+        """
+        try:
+            yield
         except (LookupError, TypeError, AttributeError) as error:
             raise self._stranger() from error
 
@@ -203,7 +213,7 @@ def find_place() -> Place:
         StartupError: what is kept is needed and cannot be read.
     """
     url, url_source = _given("server", URL_VARIABLES)
-    key, key_source = _given("key", KEY_VARIABLES)
+    key, key_source = _given("api_key", KEY_VARIABLES)
     if url is not None:
         url = base_of(url)
     if url is None or key is None:
@@ -217,7 +227,7 @@ def find_place() -> Place:
 
 def was_given() -> bool:
     """Whether an option says which gateway or key, here or before."""
-    return any(_given(option, ())[0] is not None for option in ("server", "key"))
+    return any(_given(option, ())[0] is not None for option in ("server", "api_key"))
 
 
 def base_of(url: str) -> str:

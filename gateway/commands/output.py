@@ -65,6 +65,12 @@ def moment(value: Any) -> str:
     return "" if at.year == 1 else f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def more(answer: Mapping[str, Any]) -> None:
+    """Says how to get the next page of a list, if there is one."""
+    if answer.get("next"):
+        warn(f"there is more: --cursor {answer['next']}")
+
+
 def warn(message: str) -> None:
     """Says something besides what was asked for."""
     click.echo(f"runlane: {text(message)}", err=True)

@@ -58,6 +58,8 @@ class OneOf(click.Choice[str]):
         return self._refusal.format(value)
 
 
+cursor_option = click.option("--cursor", help="The next page, as the one before said.")
+
 QUEUE = Name("queue name")
 TASK = Name("task id")
 WORKER = Name("worker id")

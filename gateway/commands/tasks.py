@@ -1,6 +1,7 @@
 """`runlane task`"""
 
 import json
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from . import output
 from .connection import Connection, ServerError, remote, remote_group, segment
-from .parameters import QUEUE, TASK, Duration, OneOf, Positive
+from .parameters import QUEUE, TASK, Duration, OneOf, Positive, cursor_option
 
 TASKS = "/api/cli/tasks"
 QUEUES = "/api/cli/queues"
@@ -54,7 +55,9 @@ def enqueue(connection: Connection, payload: str, delay: float | None, wait: boo
     body = _body(_payload(payload), delay=delay, **given)
     answer = connection.call("POST", TASKS, body)
     if wait:
-        _wait(connection, answer["info"]["id"])
+        with connection.reading():
+            id = answer["info"]["id"]
+        _wait(connection, id)
     else:
         connection.show(answer, _print_queued)
 
@@ -64,10 +67,11 @@ def enqueue(connection: Connection, payload: str, delay: float | None, wait: boo
 @click.option("--state", default="pending", show_default=True,
               type=OneOf(STATES, f"invalid state '{{}}', valid: {', '.join(STATES)}"))  # fmt: skip
 @click.option("-l", "--limit", default=10, show_default=True, type=Positive(), help="As many at most.")
+@cursor_option
 @remote
-def list_(connection: Connection, queue: str, state: str, limit: int) -> None:
+def list_(connection: Connection, queue: str, **page: Any) -> None:
     """List tasks of QUEUE."""
-    found = connection.call("GET", f"{QUEUES}/{segment(queue)}/tasks", state=state, limit=limit)
+    found = connection.call("GET", f"{QUEUES}/{segment(queue)}/tasks", **page)
     connection.show(found, _print_list)
 
 
@@ -120,7 +124,7 @@ def _payload(given: str) -> bytes:
         if given == "-":
             text = sys.stdin.buffer.read()
         else:
-            text = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
+            text = Path(given[1:]).read_bytes() if given.startswith("@") else os.fsencode(given)
     except OSError as error:
         raise click.UsageError(f"cannot read the payload from {given[1:]}: {error.strerror}") from None
     import msgspec
@@ -139,7 +143,7 @@ def _body(payload: bytes, **fields: Any) -> bytes:
 
 
 def _wait(connection: Connection, id: str) -> None:
-    """Prints the result, or ends with the status 1."""
+    """Prints the result, or what went wrong, and ends then with the status 1."""
     while True:
         try:
             answer = connection.call("GET", f"/queue/{segment(id)}", seconds=WAIT_SECONDS, wait="true")
@@ -147,23 +151,18 @@ def _wait(connection: Connection, id: str) -> None:
         except ServerError as error:
             if error.status != 408:  # its time to wait is over, and the task goes on
                 raise
-    info = answer["info"]
-    if connection.as_json:
-        output.echo_json(info)
-    elif info["state"] == "completed":
-        output.echo_json(_result(info.get("result")))
+    connection.show(answer, _print_end)
+    with connection.reading():
+        if answer["info"]["state"] != "completed":
+            sys.exit(1)
+
+
+def _print_end(answer: dict[str, Any]) -> None:
+    info, text = answer["info"], answer.get("Info", {}).get("Result")
+    if info["state"] == "completed":
+        output.echo_json(info.get("result") if text is None else json.loads(text))
     else:
-        output.warn(f"task {id} is {info['state']}: {info.get('last_err') or 'it failed'}")
-    if info["state"] != "completed":
-        sys.exit(1)
-
-
-def _result(result: Any) -> Any:
-    """Runqy's results are the text of JSON; those of some versions are JSON itself."""
-    try:
-        return json.loads(result) if isinstance(result, str) else result
-    except ValueError:
-        return result
+        output.warn(f"task {info['id']} is {info['state']}: {info.get('last_err') or 'it failed'}")
 
 
 def _print_queued(answer: dict[str, Any]) -> None:
@@ -178,6 +177,7 @@ def _print_list(found: dict[str, Any]) -> None:
         for each in found["tasks"] or []
     )  # fmt: skip
     output.table(["ID", "QUEUE", "STATE", "RETRIED", "TIME", "LAST_ERR", "PAYLOAD"], rows)
+    output.more(found)
 
 
 def _print_task(found: dict[str, Any]) -> None:

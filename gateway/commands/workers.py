@@ -1,5 +1,6 @@
 """`runlane worker`, which runs one or looks at those of a gateway, and `runlane worker-env`."""
 
+import json
 import sys
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from .connection import (
     server_option,
     was_given,
 )
-from .parameters import WORKER, Positive
+from .parameters import WORKER, Positive, cursor_option
 
 PATH = "/api/cli/workers"
 
@@ -57,10 +58,12 @@ def run(handler: str, arguments: tuple[str, ...]) -> None:
 
 
 @worker.command("list")
+@click.option("-l", "--limit", type=Positive(), help="As many at most.  [default: 1000]")
+@cursor_option
 @remote
-def list_(connection: Connection) -> None:
-    """List the workers."""
-    connection.show(connection.call("GET", PATH), _print_list)
+def list_(connection: Connection, **page: Any) -> None:
+    """List the workers: those that are alive, and those that have gone a moment ago."""
+    connection.show(connection.call("GET", PATH, **page), _print_list)
 
 
 @worker.command("info")
@@ -73,7 +76,7 @@ def info(connection: Connection, id: str) -> None:
 
 @worker.command("logs")
 @click.argument("id", type=WORKER)
-@click.option("-n", "--lines", default=100, show_default=True, type=Positive(), help="As many of the last lines.")
+@click.option("-n", "--lines", default=200, show_default=True, type=Positive(), help="As many of the last lines.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @remote
 def logs(connection: Connection, id: str, lines: int, follow: bool) -> None:
@@ -81,7 +84,7 @@ def logs(connection: Connection, id: str, lines: int, follow: bool) -> None:
     path = f"{PATH}/{segment(id)}/logs"
     if follow:
         for data in connection.events(f"{path}/stream", n=lines):
-            click.echo(data if connection.as_json else _line(data))
+            click.echo(json.dumps(data) if connection.as_json else _line(data))
         return
     connection.show(connection.call("GET", path, n=lines), _print_lines)
 
@@ -117,6 +120,7 @@ def _print_list(found: dict[str, Any]) -> None:
         for each in found["workers"] or []
     )  # fmt: skip
     output.table(["WORKER_ID", "STATUS", "QUEUES", "CONCURRENCY", "LAST_BEAT", "STALE"], rows)
+    output.more(found)
 
 
 def _print_info(found: dict[str, Any]) -> None:
