@@ -1,13 +1,18 @@
 """The commands together."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from gateway.cli import COMMANDS, main
 
 from .processes import run
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_the_commands() -> None:
@@ -15,6 +20,13 @@ def test_the_commands() -> None:
     for command in COMMANDS:
         assert f"\n  {command.name} " in result.stdout
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("runlane, version ")
+
+
+def test_the_commands_are_in_the_readme() -> None:
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+    for command in COMMANDS:
+        words = {command.name, *(command.commands if isinstance(command, click.Group) else ())}
+        assert any(words <= set(re.findall(r"[a-z-]+", row.split(" | ")[0])) for row in rows), words
 
 
 def test_it_is_python_m_gateway_too() -> None:
