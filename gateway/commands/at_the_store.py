@@ -12,8 +12,8 @@ from .connection import HINTS, Command, Connection, remote
 REDIS_VARIABLE = "RUNLANE_REDIS_URL"
 
 
-class Managed:
-    """Asks the gateway, or one in this process over the store."""
+class GatewayOrStore:
+    """Asks a gateway: one that runs, or one in this process over the store."""
 
     def __init__(self, connection: Connection, tenant: str | None, redis_url: str | None) -> None:
         self.show = connection.show
@@ -37,7 +37,7 @@ class Managed:
 
 
 def at_the_store(what: str) -> Callable[[Command], Command]:
-    """Gives a command `Managed`, and the options for it. `what`: what a tenant has of it."""
+    """Gives a command `GatewayOrStore`, and the options for it. `what`: what a tenant has of it."""
     tenant_option = click.option(
         "--tenant", help=f"Whose {what}, with --redis; over HTTP they are those of your key's tenant."
     )
@@ -51,7 +51,7 @@ def at_the_store(what: str) -> Callable[[Command], Command]:
         def wrapped(
             connection: Connection, *args: Any, tenant: str | None, redis_url: str | None, **given: Any
         ) -> None:
-            command(Managed(connection, tenant, redis_url), *args, **given)
+            command(GatewayOrStore(connection, tenant, redis_url), *args, **given)
 
         return remote(tenant_option(redis_option(wrapped)))
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from . import output
-from .at_the_store import Managed, at_the_store
+from .at_the_store import GatewayOrStore, at_the_store
 from .connection import HINTS, remote_group, segment
 from .parameters import Duration
 
@@ -32,39 +32,39 @@ def key() -> None:
 )
 @click.option("--weight", type=click.IntRange(1, 1000), help="Its part of an endpoint that is fair.  [default: 1]")
 @_managed
-def create(managed: Managed, scopes: str, expires_in: float | None, **given: Any) -> None:
+def create(source: GatewayOrStore, scopes: str, expires_in: float | None, **given: Any) -> None:
     """Make a key and print it, this once."""
     wanted = {name: value for name, value in given.items() if value}
     wanted["scopes"] = [scope.strip() for scope in scopes.split(",")]
     if expires_in is not None:
         wanted["expiresInSeconds"] = expires_in
-    managed.show(managed.call("POST", PATH, wanted, KEY_HINTS), _print_made)
+    source.show(source.call("POST", PATH, wanted, KEY_HINTS), _print_made)
 
 
 @key.command("list")
 @_managed
-def list_(managed: Managed) -> None:
+def list_(source: GatewayOrStore) -> None:
     """List the keys, without the keys themselves."""
-    managed.show(managed.call("GET", PATH, hints=KEY_HINTS), _print_list)
+    source.show(source.call("GET", PATH, hints=KEY_HINTS), _print_list)
 
 
 @key.command("revoke")
 @click.argument("id")
 @_managed
-def revoke(managed: Managed, id: str) -> None:
+def revoke(source: GatewayOrStore, id: str) -> None:
     """End key ID at once, with whatever goes on with it."""
-    managed.call("DELETE", f"{PATH}/{segment(id)}", hints=KEY_HINTS)
-    managed.show({"revoked": id}, lambda _: click.echo(f"revoked {id}"))
+    source.call("DELETE", f"{PATH}/{segment(id)}", hints=KEY_HINTS)
+    source.show({"revoked": id}, lambda _: click.echo(f"revoked {id}"))
 
 
 @key.command("rotate")
 @click.argument("id")
 @click.option("--overlap", type=Duration(), default="1d", show_default=True, help="For so long both are good.")
 @_managed
-def rotate(managed: Managed, id: str, overlap: float) -> None:
+def rotate(source: GatewayOrStore, id: str, overlap: float) -> None:
     """Make another key like ID, which ends after a while, and print it."""
     body = {"overlapSeconds": overlap}
-    managed.show(managed.call("POST", f"{PATH}/{segment(id)}/rotate", body, KEY_HINTS), _print_made)
+    source.show(source.call("POST", f"{PATH}/{segment(id)}/rotate", body, KEY_HINTS), _print_made)
 
 
 def _print_made(made: dict[str, Any]) -> None:

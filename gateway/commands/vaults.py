@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from . import output
-from .at_the_store import Managed, at_the_store
+from .at_the_store import GatewayOrStore, at_the_store
 from .connection import Connection, remote, remote_group, secret_of, segment
 from .parameters import VAULT, Name
 
@@ -93,12 +93,12 @@ def entries(connection: Connection, vault: str) -> None:
 
 @vault.command("rotate")
 @at_the_store("vaults")
-def rotate(managed: Managed) -> None:
+def rotate(source: GatewayOrStore) -> None:
     """Encrypt all entries anew, with the first of the gateway's master keys: then the others are needed no more.
 
     With --tenant, RUNQY_VAULT_MASTER_KEY has the keys.
     """
-    managed.show(managed.call("POST", "/v1/vaults/rotate", {}), output.fields)
+    source.show(source.call("POST", "/v1/vaults/rotate", {}), output.fields)
 
 
 def _entries(vault: str) -> str:

@@ -11,6 +11,7 @@ from ...stores import Server
 from ..clients import API_KEY
 from ..processes import Gateway
 from .invoking import NOBODY, Command, check_failed, check_misused
+from .terminal import Terminal
 
 SECRET = "rl-a-secret-that-nobody-may-see"
 
@@ -48,6 +49,13 @@ def test_commands_use_it(logged_in: str, runlane: Command) -> None:
 
 def test_a_key_over_standard_input(runlane: Command, gateway: Gateway, file: Path) -> None:
     assert runlane("login", "-s", gateway.url, "--name", "here", input=f"{API_KEY}\n").exit_code == 0
+    assert json.loads(file.read_text())["servers"]["here"]["key"] == API_KEY
+
+
+def test_a_key_that_is_typed_is_not_shown(gateway: Gateway, home: Path, file: Path) -> None:
+    terminal = Terminal("login", "-s", gateway.url, "--name", "here", RUNLANE_HOME=str(home))
+    terminal.answer("API key: ", API_KEY)
+    assert terminal.end() == ["API key: ", f"logged in to {gateway.url} as here"]
     assert json.loads(file.read_text())["servers"]["here"]["key"] == API_KEY
 
 

@@ -1,17 +1,11 @@
 """Tables, fields and times, on a terminal and elsewhere."""
 
-import contextlib
-import os
-import pty
-import subprocess
-from collections.abc import Iterator
-
 import pytest
 
 from gateway.commands import output
 
-from ..processes import COMMAND, environment
 from .documented import Documented
+from .terminal import Terminal
 
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 QUEUE = {
@@ -51,26 +45,9 @@ def test_times(value: object, shown: str) -> None:
 
 
 def shown_on_a_terminal(documented: Documented, **variables: str) -> list[str]:
-    """The lines that `runlane queue list` shows on a terminal of 60 columns."""
+    """The lines that `runlane queue list` shows."""
     documented.answer({"queues": [QUEUE]})
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "queue", "list", "-s", documented.url],
-        env=environment() | {"COLUMNS": "60"} | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=its,
-    )
-    os.close(its)
-    shown = b"".join(_until_end(ours))
-    os.close(ours)
-    assert process.wait() == 0
-    return shown.decode().replace("\r\n", "\n").splitlines()
-
-
-def _until_end(descriptor: int) -> Iterator[bytes]:
-    with contextlib.suppress(OSError):  # Linux's way of saying that the other side is closed
-        while data := os.read(descriptor, 4096):
-            yield data
+    return Terminal("queue", "list", "-s", documented.url, **variables).end()
 
 
 def test_on_a_terminal(documented: Documented) -> None:
