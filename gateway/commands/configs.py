@@ -1,15 +1,19 @@
 """`runlane config`"""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import StartupError
 from . import output
-from .connection import Connection, remote, remote_group, segment
+from .connection import Connection, json_option, remote, remote_group, says_errors, segment
 from .parameters import QUEUE, OneOf, Positive
 
 PATH = "/api/cli/configs"
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 MODES = ["long_running", "one_shot"]
 
 
@@ -45,8 +49,28 @@ def reload(connection: Connection) -> None:
         sys.exit(1)
 
 
+@config.command("validate")
+@click.option("--dir", "folder", envvar="QUEUE_WORKERS_DIR", default=".", show_default=True, type=FOLDER,
+              help="Where they are.  [QUEUE_WORKERS_DIR]")  # fmt: skip
+@json_option
+@says_errors
+def validate(folder: Path, as_json: bool) -> None:
+    """Check queue files without a gateway; status 1 if something in them is wrong."""
+    from ..queue_files import parse, read
+
+    parsed = parse(read(folder))
+    found = {"queues": sorted(parsed.queues), "errors": parsed.errors}
+    if as_json:
+        output.echo_json(found)
+    else:
+        _print_validated(found)
+    if parsed.errors:
+        sys.exit(1)
+
+
 @config.command("create")
-@click.option("--name", required=True, type=QUEUE, help="PARENT.SUB_QUEUE; PARENT alone is PARENT.default.")
+@click.option("-f", "--file", type=FILE, help="A queue file, all of whose queues are made.")
+@click.option("--name", type=QUEUE, help="PARENT.SUB_QUEUE; PARENT alone is PARENT.default.")
 @click.option("--priority", default=1, show_default=True, type=Positive(), help="The higher is served first.")
 @click.option("--git-url", help="The repository of the task code.")
 @click.option("--branch", default="main", show_default=True, help="Its branch.")
@@ -57,10 +81,13 @@ def reload(connection: Connection) -> None:
               help="One process for all tasks, or one for each.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Change it if it is there.")
 @remote
-def create(connection: Connection, force: bool, **given: Any) -> None:
-    """Make a queue."""
-    answer = connection.call("POST", PATH, _wanted(**given), force="true" if force else None)
-    connection.show(answer, _print_message)
+def create(connection: Connection, file: Path | None, name: str | None, force: bool, **given: Any) -> None:
+    """Make a queue, or those of a file. With a file no option but --force counts."""
+    if (file is None) == (name is None):
+        raise click.UsageError("say what to make: --name or --file")
+    for wanted in [_wanted(name, **given)] if file is None else _wanted_by(file):
+        answer = connection.call("POST", PATH, wanted, force="true" if force else None)
+        connection.show(answer, _print_created)
 
 
 @config.command("remove")
@@ -82,7 +109,30 @@ def restore(connection: Connection, queue: str) -> None:
     connection.show(connection.call("POST", f"{PATH}/{segment(queue)}/restore"), _print_message)
 
 
-def _wanted(name: str, priority: int, **deployment: str | None) -> dict[str, Any]:
+def _wanted_by(file: Path) -> list[dict[str, Any]]:
+    """The queues of a file, as the gateway takes them.
+
+    Raises:
+        StartupError: something in it is wrong.
+    """
+    import msgspec
+
+    from ..queue_files import Files, parse
+
+    try:
+        parsed = parse(Files({file.name: file.read_bytes()}))
+    except OSError as error:
+        raise StartupError(f"cannot read {file}: {error.strerror}") from None
+    if parsed.errors:
+        raise StartupError("; ".join(parsed.errors))
+    queues = {name: msgspec.to_builtins(definition) for name, definition in parsed.queues.items()}
+    return [
+        {"name": name} | {field: value for field, value in fields.items() if value is not None}
+        for name, fields in queues.items()
+    ]
+
+
+def _wanted(name: str | None, priority: int, **deployment: str | None) -> dict[str, Any]:
     wanted: dict[str, Any] = {"name": name, "priority": priority}
     if deployment["git_url"] or deployment["startup_cmd"]:
         if not (deployment["git_url"] and deployment["startup_cmd"]):
@@ -109,6 +159,17 @@ def _print_reloaded(answer: dict[str, Any]) -> None:
             click.echo(f"{word} {output.text(name)}")
     for error in answer["errors"] or []:
         output.warn(error)
+
+
+def _print_validated(found: dict[str, list[str]]) -> None:
+    for name in found["queues"]:
+        click.echo(f"good {output.text(name)}")
+    for error in found["errors"]:
+        output.warn(error)
+
+
+def _print_created(answer: dict[str, Any]) -> None:
+    click.echo(f"{output.text(answer['message'])}: {output.text(answer['queue']['name'])}")
 
 
 def _print_message(answer: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`runlane config`, by Runqy's documents."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,22 +46,70 @@ def test_reload_with_errors(at_documented: Command, documented: Documented, as_j
 
 def test_create(at_documented: Command, documented: Documented) -> None:
     documented.answer({"queue": CONFIG, "message": "Queue created successfully"}, 201)
-    assert at_documented("config", "create", "--name", "a").stdout == "Queue created successfully\n"
+    assert at_documented("config", "create", "--name", "a").stdout == "Queue created successfully: a.high\n"
     assert documented.requests[-1].json == {"name": "a", "priority": 1}
     documented.answer({"queue": CONFIG, "message": "Queue updated successfully"}, 201)
     arguments = (
         "--name a.high --priority 2 --git-url g --branch b --startup-cmd s --mode one_shot --code-path c --force"
     )
-    assert at_documented("config", "create", *arguments.split()).stdout == "Queue updated successfully\n"
+    assert at_documented("config", "create", *arguments.split()).stdout == "Queue updated successfully: a.high\n"
     assert documented.requests[-1][:3] == ("POST", "/api/cli/configs", {"force": "true"})
     deployment = {"git_url": "g", "branch": "b", "startup_cmd": "s", "mode": "one_shot", "code_path": "c"}
     assert documented.requests[-1].json == {"name": "a.high", "priority": 2, "deployment": deployment}
+
+
+FILE = """
+queues:
+  a:
+    sub_queues: [{name: high, priority: 10}, {name: low, priority: 3}]
+    mode: one_shot
+    deployment: {git_url: g, startup_cmd: s, limits: {max_retry: 1}}
+  b:
+    priority: 2
+    deployment: {git_url: g, startup_cmd: s}
+"""
+
+
+def test_create_those_of_a_file(at_documented: Command, documented: Documented, tmp_path: Path) -> None:
+    file = tmp_path / "queues.yaml"
+    file.write_text(FILE)
+    for _ in range(2):
+        documented.answer({"queue": CONFIG, "message": "Queue created successfully"}, 201)
+    assert at_documented("config", "create", "-f", str(file)).stdout.count("Queue created successfully") == 2
+    first, second = (request.json for request in documented.requests)
+    assert first["name"] == "a"
+    assert first["sub_queues"] == [{"name": "high", "priority": 10}, {"name": "low", "priority": 3}]
+    assert (first["deployment"]["mode"], first["deployment"]["limits"]["max_retry"]) == ("one_shot", 1)
+    assert (second["name"], second["priority"], second["deployment"]["git_url"]) == ("b", 2, "g")
+
+
+def test_a_file_that_is_wrong_makes_nothing(at_documented: Command, documented: Documented, tmp_path: Path) -> None:
+    file = tmp_path / "queues.yaml"
+    file.write_text(f"{FILE}  c: {{priority: 1}}\n")
+    result = at_documented("config", "create", "-f", str(file))
+    check_failed(result, "queues.yaml: queue 'c': deployment is required")
+    check_failed(at_documented("config", "create", "-f", f"{file}x"), f"cannot read {file}x")
+    assert documented.requests == []
+
+
+def test_validate(runlane: Command, tmp_path: Path) -> None:
+    (tmp_path / "queues.yaml").write_text(FILE)
+    assert runlane("config", "validate", "--dir", str(tmp_path)).stdout == "good a\ngood b\n"
+    (tmp_path / "other.yml").write_text("queues: {c: {priority: 1}}")
+    result = runlane("config", "validate", QUEUE_WORKERS_DIR=str(tmp_path))
+    assert (result.exit_code, result.stdout) == (1, "good a\ngood b\n")
+    assert result.stderr == "runlane: other.yml: queue 'c': deployment is required\n"
+    found = json.loads(runlane("config", "validate", "--json", "--dir", str(tmp_path)).stdout)
+    assert found == {"queues": ["a", "b"], "errors": ["other.yml: queue 'c': deployment is required"]}
+    check_failed(runlane("config", "validate", "--dir", str(tmp_path / "x")), "cannot be read")
 
 
 def test_what_cannot_be_created(at_documented: Command, documented: Documented) -> None:
     def create(*arguments: str) -> Any:
         return at_documented("config", "create", *arguments)
 
+    check_misused(create(), "say what to make: --name or --file")
+    check_misused(create("--name", "a", "-f", "x"), "say what to make: --name or --file")
     check_misused(create("--name", ""), "queue name cannot be empty")
     check_misused(create("--name", "a", "--priority", "0"), "--priority must be positive")
     check_misused(create("--name", "a", "--mode", "x"), "invalid mode 'x', must be 'long_running' or 'one_shot'")
