@@ -164,7 +164,7 @@ class Connection:
             with httpx.stream(
                 method, url, params=parameters, content=content, headers=headers, timeout=timeout
             ) as response:
-                if response.is_error:
+                if not response.is_success:
                     response.read()
                     raise ServerError(response.status_code, message_of(response), hints.get(response.status_code))
                 yield response
@@ -236,7 +236,9 @@ def base_of(url: str) -> str:
 
 
 def message_of(response: "httpx.Response") -> str:
-    """What went wrong, by one of the forms that a gateway's errors have."""
+    """What went wrong, by one of the forms that a gateway's errors have. A key is not taken along to another place."""
+    if response.is_redirect:
+        return f"it sends elsewhere: {output.text(logs.without_secrets(response.headers['Location']))}"
     try:
         body = response.json()
         errors = body["errors"] if "errors" in body else [body["error"]]

@@ -28,7 +28,7 @@ class Documented:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._answers: list[tuple[int, str, bytes]] = []
+        self._answers: list[tuple[int, dict[str, str], bytes]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -43,15 +43,15 @@ class Documented:
         self.requests.clear()
         self._answers.clear()
 
-    def answer(self, body: Any, status: int = 200) -> None:
+    def answer(self, body: Any, status: int = 200, **headers: str) -> None:
         """The next answer: JSON, or text as it is."""
         text, kind = (body, "text/plain") if isinstance(body, str) else (json.dumps(body), "application/json")
-        self._answers.append((status, kind, text.encode()))
+        self._answers.append((status, {"Content-Type": kind, **headers}, text.encode()))
 
     def send_events(self, *data: str) -> None:
         """The next answer is a stream of events, with a comment before them."""
         text = ": comment\n\n" + "".join(f"id: {number}\ndata: {each}\n\n" for number, each in enumerate(data))
-        self._answers.append((200, "text/event-stream", text.encode()))
+        self._answers.append((200, {"Content-Type": "text/event-stream"}, text.encode()))
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         documented = self
@@ -67,10 +67,10 @@ class Documented:
                 key = self.headers.get("Authorization")
                 query = dict(parse_qsl(url.query))
                 documented.requests.append(Request(self.command, unquote(url.path), query, body, key))
-                status, kind, content = documented._answers.pop(0)
+                status, headers, content = documented._answers.pop(0)
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
+                for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -98,6 +98,14 @@ def test_errors_of_the_server(
     check_failed(at_documented("queue", "list"), f"runlane: {says}")
 
 
+def test_a_key_is_not_taken_elsewhere(at_documented: Command, documented: Documented) -> None:
+    documented.answer("", 301, Location=f"{documented.url}/other")
+    check_failed(
+        at_documented("endpoint", "delete", "x"), f"server error (301): it sends elsewhere: {documented.url}/other"
+    )
+    assert len(documented.requests) == 1
+
+
 @pytest.mark.parametrize("body", ["<html>", [], {"other": 1}, None, 7, {"queues": [{}]}, {"queues": 7}])
 def test_what_is_no_gateway(at_documented: Command, documented: Documented, body: object) -> None:
     documented.answer(body)
