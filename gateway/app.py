@@ -25,6 +25,7 @@ from .access.stored_keys import StoredKeys
 from .access.webhook_secrets import WebhookSecrets
 from .access.worker_users import WorkerUsers
 from .access.workers import WorkerAccess
+from .dialects.health import Health
 from .dialects.keys import Keys
 from .dialects.manage import Manage
 from .dialects.openai import OpenAI
@@ -33,7 +34,9 @@ from .dialects.runpod import RunPod
 from .dialects.runqy_configs import RunqyConfigs
 from .dialects.runqy_errors import error_reply as runqy_error
 from .dialects.runqy_errors import register_error_reply as register_error
+from .dialects.runqy_queues import RunqyQueues
 from .dialects.runqy_register import RunqyRegister
+from .dialects.runqy_tasks import RunqyTasks
 from .dialects.runqy_vaults import RunqyVaults
 from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
@@ -48,6 +51,7 @@ from .errors import Conflict
 from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
 from .outbound import Outbound
 from .queue_loader import QueueLoader
+from .queues import Queues
 from .settings import Settings
 from .store import open_store
 from .vault_keys import MasterKeys
@@ -158,6 +162,13 @@ class App:
         self._manage(configs.operations(), access, runqy_error)
         register = RunqyRegister(endpoints, vaults, access, self._settings)
         self._manage(register.operations(), access, register_error)
+        self._manage(Health(store).operations(), access)
+        queues = Queues(endpoints)
+        for operations in (
+            RunqyTasks(engine, endpoints, queues, access, self._settings).operations(),
+            RunqyQueues(engine, endpoints, queues, access).operations(),
+        ):
+            self._manage(operations, access, runqy_error)
         try:
             yield _Running(
                 engine,
@@ -186,7 +197,8 @@ class App:
 
             async def operation(call: Call, methods: dict[str, Managed] = methods) -> Answer:
                 managed = methods[call.method]
-                await access.admit(call, managed.scope, managed.limit)
+                if managed.scope is not None:
+                    await access.admit(call, managed.scope, managed.limit)
                 return await self._audit.of(managed.event, managed.operation)(call)
 
             served = Served(operation, tuple(methods), None)

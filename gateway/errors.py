@@ -9,7 +9,7 @@
     │   ├── Forbidden           403  a key that is not good for this
     │   ├── NotFound            404  no such endpoint, job or path
     │   ├── MethodNotAllowed    405
-    │   ├── RequestTimeout      408  the headers or the body came too slowly
+    │   ├── RequestTimeout      408  the headers or the body came too slowly, or what it waits for
     │   ├── Conflict            409  the job or endpoint is in another state than the request needs
     │   ├── TooLarge            413
     │   ├── UrlTooLong          414
@@ -89,7 +89,7 @@ class MethodNotAllowed(ClientError):
 
 
 class RequestTimeout(ClientError):
-    """The headers or the body did not arrive in time."""
+    """The headers or the body did not arrive in time, or what the request waits for did not come about."""
 
     status = 408
 

@@ -235,11 +235,11 @@ class Served(NamedTuple):
 
 
 class Managed(NamedTuple):
-    """An operation that is not on jobs, what a key has to be good for, what the audit log calls it, if it is told
-    there, and whose limit of requests counts."""
+    """An operation that is not on jobs, what a key has to be good for (None: it checks that by itself), what the audit
+    log calls it, if it is told there, and whose limit of requests counts."""
 
     operation: Operation
-    scope: KeyScope
+    scope: KeyScope | None
     event: str = ""
     limit: str = ""
 

@@ -1,11 +1,12 @@
 """Finds the queue that one of Runqy's names means."""
 
+import contextlib
 import re
 from typing import NamedTuple
 
 from .engine.endpoints import ID, Endpoint, Endpoints
 from .engine.keys import name_of
-from .engine.queue_config import DEFAULT, QueueConfig, SubQueue, queue_of
+from .engine.queue_config import DEFAULT, QueueConfig, SubQueue, queue_of, sub_queue_of
 from .errors import NotFound
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
@@ -31,6 +32,18 @@ class Queue(NamedTuple):
         return queue_of(self.sub_queue)
 
 
+class Group(NamedTuple):
+    """What a name means to whoever manages queues: a queue by the engine's name, or all of an endpoint (None)."""
+
+    endpoint: Endpoint
+    queue: str | None
+
+    @property
+    def name(self) -> str:
+        """PARENT.SUB_QUEUE, or PARENT."""
+        return self.endpoint.id if self.queue is None else f"{self.endpoint.id}.{sub_queue_of(self.queue)}"
+
+
 class Queues:
     """The queues, with the settings of those that were found before. A submission carries the version of the settings
     that it was checked by, and is refused when they have changed meanwhile: then `forget` them, and look again."""
@@ -51,6 +64,19 @@ class Queues:
             if found is not None:
                 return found
         raise NotFound(f"queue not found: {name[:200] if '.' in name else f'{name[:200]}.{DEFAULT}'}")
+
+    async def group(self, tenant: str, name: str) -> Group:
+        """The queues that are managed under a name: `PARENT` means all of them, and the others are as those of `find`,
+        enabled or not.
+
+        Raises:
+            NotFound: there is no such endpoint.
+        """
+        for id, sub_queue in _meanings(name):
+            with contextlib.suppress(NotFound):
+                endpoint = await self._endpoints.get(name_of(tenant, id))
+                return Group(endpoint, queue_of(sub_queue) if sub_queue else None)
+        raise NotFound(f"queue not found: {name[:200]}")
 
     def forget(self, endpoint: str) -> None:
         """The settings of an endpoint have changed."""

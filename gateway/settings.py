@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from .access.keys import hashed
+from .durations import parse_duration
 from .engine.keys import DEFAULT_TENANT
 from .errors import StartupError
 
@@ -23,9 +24,11 @@ def _setting(
     most: float = LARGEST,
     hashed: bool = False,
     variable: str = "",
+    duration: bool = False,
 ) -> Any:
     """`hashed`: it is made of keys, of which only the SHA-256 is kept, and as secret as what `secret` says it of;
-    `variable`: its environment variable, where that has another name than the rest."""
+    `variable`: its environment variable, where that has another name than the rest; `duration`: it is one as Go writes
+    them."""
     metadata = {
         "help": help,
         "secret": secret or hashed,
@@ -33,6 +36,7 @@ def _setting(
         "most": most,
         "hashed": hashed,
         "variable": variable,
+        "duration": duration,
     }
     return dataclasses.field(default=default, metadata=metadata, repr=not metadata["secret"])
 
@@ -65,6 +69,32 @@ class Settings:
     )
     runqy_client_api_key: str = _setting("", "Runqy's key for clients", hashed=True, variable="RUNQY_CLIENT_API_KEY")
     runqy_worker_api_key: str = _setting("", "Runqy's key for workers", hashed=True, variable="RUNQY_WORKER_API_KEY")
+    runqy_public_tasks: bool = _setting(
+        False, "GET /queue/{id} takes no key, for the tenant default, as in Runqy: whoever knows an id may read it"
+    )
+    runqy_body_limit: int = _setting(
+        52_428_800, "largest body of Runqy's routes that add tasks, in bytes", least=1, variable="RUNQY_MAX_BODY_SIZE"
+    )
+    runqy_default_max_retry: int = _setting(
+        3, "how often a task is tried again, where its queue does not say", least=0, most=1000,
+        variable="RUNQY_DEFAULT_MAX_RETRY",
+    )  # fmt: skip
+    runqy_default_ttl_completed: str = _setting(
+        "24h", "how long a completed task is kept, where its queue does not say; 0: 30 days", duration=True,
+        variable="RUNQY_DEFAULT_TTL_COMPLETED",
+    )  # fmt: skip
+    runqy_default_ttl_archived: str = _setting(
+        "72h", "how long a failed task is kept, where its queue does not say; 0: 30 days", duration=True,
+        variable="RUNQY_DEFAULT_TTL_ARCHIVED",
+    )  # fmt: skip
+    runqy_default_pending_timeout: str = _setting(
+        "0", "how long a task may wait, where its queue does not say; 0: no limit", duration=True,
+        variable="RUNQY_DEFAULT_PENDING_TIMEOUT",
+    )  # fmt: skip
+    runqy_default_active_timeout: str = _setting(
+        "0", "how long a task may run, where neither its queue nor its request says; 0: a week", duration=True,
+        variable="RUNQY_DEFAULT_ACTIVE_TIMEOUT",
+    )  # fmt: skip
     rune_api_tokens: tuple[str, ...] = _setting(
         (), "RUNE's tokens: TENANT:TOKEN, separated by commas", hashed=True, variable="RUNE_API_TOKENS"
     )
@@ -182,6 +212,11 @@ def _check(name: str, value: Any) -> None:
     least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata["most"]
     if least is not None and not least <= value <= most:
         raise StartupError(f"{name} ({environment_name(name)}) must be {least} to {most}, not {value}")
+    if FIELDS[name].metadata["duration"]:
+        try:
+            parse_duration(value)
+        except ValueError as error:
+            raise StartupError(f"{name} ({environment_name(name)}): {error}") from None
     if name == "log_level" and value not in LOG_LEVELS:
         raise StartupError(f"log_level (RUNLANE_LOG_LEVEL) must be one of {', '.join(LOG_LEVELS)}, not {value!r}")
     if name == "vault_master_keys" and not value:

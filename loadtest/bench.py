@@ -22,7 +22,7 @@ from gateway.access import limits
 from gateway.embedded import EmbeddedStore
 from gateway.engine import keys
 from gateway.store import LIBRARY
-from loadtest import openai_streams, parked, roundtrip
+from loadtest import batches, openai_streams, parked, roundtrip
 from loadtest.openai_streams import Origin
 
 KEY = "bench-key-of-no-worth"
@@ -32,6 +32,7 @@ LIMITS = ",".join(f"{operation}=100000000/100000" for operation in limits.LIMITS
 
 ECHO_HANDLER = Path(__file__).with_name("handler.py")
 CONNECTIONS = 64
+CONNECTIONS_OF_BATCHES = 16
 SECONDS = 1
 ROUNDS = 15
 ROUND_TRIPS = 1000
@@ -49,6 +50,7 @@ wrk.body = '{"input":{"prompt":"hello, this is a prompt","n":3}}'
 wrk.headers["Authorization"] = "Bearer %s"
 """
 
+REQUESTS = r"Requests/sec:\s+([\d.]+)"
 MEDIAN_SCRIPT = """
 done = function(summary, latency) print("median of " .. latency:percentile(50) .. " us") end
 """
@@ -67,6 +69,8 @@ def main() -> None:
     rows.extend(cost_by_queue_length())
     say("event streams through the OpenAI route against the same asked directly")
     rows.extend(relayed_streams())
+    say("jobs in batches against the store's own XADD")
+    rows.extend(accepted_jobs())
     say(f"{PARKED:,} workers that wait over HTTP")
     rows.extend(parked_workers())
     for row in rows:
@@ -123,6 +127,37 @@ def run_with_limits() -> dict[str, Any]:
         statistics.median(counted / uncounted for counted, uncounted in zip(limited, free, strict=True)),
         "at least 0.9",
     )
+
+
+def accepted_jobs() -> list[dict[str, Any]]:
+    """Jobs/s that one gateway process accepts over HTTP, so many in a request, and the entries/s that its store takes
+    into a stream when nothing is between, in turn."""
+    program = batches.benchmark_program()
+    if program is None:
+        say("  left out: it needs redis-benchmark (apt-get install redis-tools) or valkey-benchmark")
+        return []
+    accepted: dict[int, list[float]] = {size: [] for size in batches.SIZES}
+    xadds = []
+    servers, others = processors()
+    with started_on(others), store() as (url, folder), started_on(servers), gateway(url) as base:
+        script = folder / "batch.lua"
+        for number in range(ROUNDS):
+            xadds.append(batches.xadds_per_second(program, url))
+            with started_on(others):
+                for size, found in accepted.items():
+                    script.write_text(batches.script(KEY, ENDPOINT, size))
+                    requests = _figure_of_wrk(f"{base}{batches.path(size)}", script, CONNECTIONS_OF_BATCHES, REQUESTS)
+                    found.append(requests * size)
+                    httpx.delete(f"{base}/api/queues/{ENDPOINT}?force=true", headers=headers(), timeout=120)
+            shown = ", ".join(f"{found[-1]:,.0f}" for found in accepted.values())
+            say(f"  round {number + 1}: {shown} jobs/s; {xadds[-1]:,.0f} XADD/s")
+    aim = f"at 100 at least {batches.target(statistics.median(xadds)):,.0f}"
+    return [
+        row(f"/queue/add{'-batch' if size > 1 else ''}, {size:,} a request", f"{statistics.median(found):,.0f} jobs/s",
+            f"{statistics.median(xadds):,.0f} XADD/s",
+            statistics.median(ours / alone for ours, alone in zip(found, xadds, strict=True)), aim)
+        for size, found in accepted.items()
+    ]  # fmt: skip
 
 
 def runsync_against_round_trip() -> dict[str, Any]:
@@ -276,7 +311,7 @@ def row(what: str, ours: str, floor: str, ratio: float, aim: str) -> dict[str, A
 
 def wrk(url: str, script: Path) -> float:
     """Requests per second; every answer must be a 2xx."""
-    return _figure_of_wrk(url, script, CONNECTIONS, r"Requests/sec:\s+([\d.]+)")
+    return _figure_of_wrk(url, script, CONNECTIONS, REQUESTS)
 
 
 def median_by_wrk(url: str, script: Path) -> float:

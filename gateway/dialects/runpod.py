@@ -1,6 +1,5 @@
 """RunPod's serverless API for clients, under /v2/{endpoint_id}: https://docs.runpod.io/serverless/endpoints/operations"""
 
-import contextlib
 import hashlib
 import re
 import time
@@ -14,14 +13,15 @@ from sse_starlette import EventSourceResponse
 
 from ..access.keys import Scope
 from ..engine.engine import Engine, Job, State, Submission
-from ..engine.following import Arrived, Follower, job_of
+from ..engine.following import Arrived, Follower
 from ..engine.ids import new_id
-from ..engine.wakeups import Chunks, Final, Watch
-from ..errors import BadRequest, Forbidden, NotFound, Unavailable
+from ..engine.wakeups import Watch
+from ..errors import BadRequest, Forbidden, NotFound
 from ..http import Answer, Call, Reply, Served
 from ..job_object import job_object, times_of
 from ..outbound import Outbound
 from ..settings import Settings
+from ..waits import until_final, unwatch, watching
 
 DEFAULT_WAIT_MS = 90_000
 WAIT_MS = (1_000, 300_000)
@@ -87,10 +87,10 @@ class RunPod:
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
         job = self._parse(call, body, f"sync-{new_id(call.endpoint)}", self._settings.runsync_retention_seconds)
         await self._engine.listen(call.endpoint)
-        with self._watch(call, job.id) as watch:
+        with watching(self._engine, call, call.endpoint, job.id) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
             if id == job.id:
-                return Reply(job_object(await self._until_final(call.endpoint, id, watch, wait / 1000)))
+                return Reply(job_object(await self._until_final(call, id, watch, wait)))
         # The idempotency key named a job that was submitted before.
         return await self._wait_for(call, id, wait)
 
@@ -117,7 +117,7 @@ class RunPod:
             return await self._event_stream(call, job)
         await self._engine.listen(call.endpoint)
         deadline, waited, limit = time.monotonic() + POLL_SECONDS, False, call.limit
-        with self._watch(call, job) as watch:
+        with watching(self._engine, call, call.endpoint, job) as watch:
             while True:
                 polled, limit = await self._engine.poll(call.endpoint, job, limit), ""
                 if polled.chunks or polled.job.final:
@@ -126,7 +126,7 @@ class RunPod:
                 if await watch.next(deadline - time.monotonic()) is None:
                     break
         if waited:
-            await self._unwatch(call.endpoint, polled.job)
+            await unwatch(self._engine, call.endpoint, polled.job)
         fields: dict[str, Any] = {"id": job, **times_of(polled.job), "status": polled.job.state}
         if polled.restarted:
             fields["restart"] = True
@@ -194,43 +194,17 @@ class RunPod:
     def _parse(self, call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
         return parse_submission(call, body, id, retention_seconds, self._outbound.check_url)
 
-    @contextlib.contextmanager
-    def _watch(self, call: Call, job: str) -> Iterator[Watch]:
-        """What happens to the job, until the client hangs up: it need not be kept, nor count as under way."""
-        with self._engine.wakeups.watch(call.endpoint, job) as watch:
-            if call.connection is not None:
-                call.connection.expect_hang_up(watch.end)
-            yield watch
-
     async def _wait_for(self, call: Call, job: str, wait: int, limit: str = "") -> Reply:
         endpoint = call.endpoint
         await self._engine.listen(endpoint)
-        with self._watch(call, job) as watch:
+        with watching(self._engine, call, endpoint, job) as watch:
             found = await self._engine.status(endpoint, job, watch=True, limit=limit)
             if not found.final:
-                found = await self._until_final(endpoint, job, watch, wait / 1000)
+                found = await self._until_final(call, job, watch, wait)
         return Reply(job_object(found))
 
-    async def _until_final(self, endpoint: str, job: str, watch: Watch, seconds: float) -> Job:
-        deadline = time.monotonic() + seconds
-        while (event := await watch.next(deadline - time.monotonic())) is not None:
-            if isinstance(event, Final):
-                return job_of(job, event)
-            if not isinstance(event, Chunks):
-                with contextlib.suppress(Unavailable):  # the subscription comes back with the store, and wakes us
-                    found = await self._engine.status(endpoint, job, watch=True)
-                    if found.final:
-                        return found
-        try:
-            found = await self._engine.status(endpoint, job)
-        except Unavailable:
-            raise Unavailable(f"the queue store is not available; the job goes on: ask for /status/{job}") from None
-        await self._unwatch(endpoint, found)
-        return found
-
-    async def _unwatch(self, endpoint: str, job: Job) -> None:
-        if not job.final and not self._engine.wakeups.watched(endpoint, job.id):
-            await self._engine.unwatch(endpoint, job.id)
+    async def _until_final(self, call: Call, job: str, watch: Watch, wait: int) -> Job:
+        return await until_final(self._engine, call.endpoint, job, watch, wait / 1000, f"/status/{job}")
 
     async def _event_stream(self, call: Call, job: str) -> Answer:
         text = call.header(b"last-event-id") or call.query.get("from", "0")
@@ -277,9 +251,7 @@ def parse_submission(
         raise BadRequest(_policy_error(str(error))) from None
     policy = policy or _NO_POLICY
     ttl = call.milliseconds("ttl", *TTL_MS) or policy.ttl or DEFAULT_TTL_MS
-    key = call.header(b"idempotency-key")
-    if len(key) > LONGEST_IDEMPOTENCY_KEY:
-        raise BadRequest(f"Idempotency-Key must be 1 to {LONGEST_IDEMPOTENCY_KEY} characters")
+    key, fingerprint = idempotency_of(call, body)
     return Submission(
         id=id,
         input=bytes(payload),
@@ -289,11 +261,25 @@ def parse_submission(
         retention=retention_seconds * 1000,
         low_priority=policy.lowPriority,
         webhooks=_webhooks(fields, check_url) if fields else (),
-        idempotency_key=hashlib.sha256(key.encode()).hexdigest() if key else "",
-        fingerprint=hashlib.sha256(body).hexdigest() if key else "",
+        idempotency_key=key,
+        fingerprint=fingerprint,
         share=call.key.id,
         weight=call.key.terms.weight,
     )
+
+
+def idempotency_of(call: Call, body: bytes) -> tuple[str, str]:
+    """The key by which a request to submit a job is known, and what its body is known by; empty without one.
+
+    Raises:
+        BadRequest: the key is too long.
+    """
+    key = call.header(b"idempotency-key")
+    if len(key) > LONGEST_IDEMPOTENCY_KEY:
+        raise BadRequest(f"Idempotency-Key must be 1 to {LONGEST_IDEMPOTENCY_KEY} characters")
+    if not key:
+        return "", ""
+    return hashlib.sha256(key.encode()).hexdigest(), hashlib.sha256(body).hexdigest()
 
 
 def _webhooks(fields: dict[str, msgspec.Raw], check_url: Callable[[str], str]) -> tuple[str, ...]:

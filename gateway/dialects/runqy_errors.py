@@ -34,7 +34,21 @@ async def use(call: Call, access: Access, endpoint: Endpoint, operation: str = "
         Forbidden: its key is not for this endpoint.
         TooManyRequests: too many requests for this operation.
     """
-    if call.key.terms.endpoints and endpoint.id not in call.key.terms.endpoints:
-        raise Forbidden("this key is not for this endpoint")
+    check_endpoint(call, endpoint.id)
     if operation:
         await access.count(call, endpoint.name, operation)
+
+
+def check_endpoint(call: Call, id: str) -> None:
+    """Checks that a request's key is for an endpoint.
+
+    Raises:
+        Forbidden: it is not.
+    """
+    if not is_for(call, id):
+        raise Forbidden("this key is not for this endpoint")
+
+
+def is_for(call: Call, id: str) -> bool:
+    """Whether a request's key is for an endpoint."""
+    return not call.key.terms.endpoints or id in call.key.terms.endpoints

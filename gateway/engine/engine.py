@@ -108,24 +108,37 @@ class Engine:
         Returns:
             For each job what `submit` returns or raises.
 
-        Raises:
+        Raises: when nothing is queued; else those jobs that are not have this as their error:
             NotFound: no such endpoint.
-            Changed: other settings; those jobs that went with calls before are queued.
+            Changed: other settings.
             TooManyRequests: over the limit.
             Unavailable: the store cannot be reached; some jobs may have been stored all the same.
         """
         found: list[tuple[str, State] | Error] = []
         for part in _in_parts(jobs):
-            arguments = [job.arguments("") for job in part]
-            replies = await self.batcher.submit_many(keys.base(endpoint), arguments, limit)
-            if replies == b"NO_ENDPOINT":
-                raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
-            for job, reply in zip(part, replies, strict=True):
-                try:
-                    found.append(_submitted(endpoint, job, reply))
-                except Error as error:
-                    found.append(error)
+            try:
+                found += await self._submit_part(endpoint, part, limit)
+            except (Error, Changed) as error:
+                if not found:
+                    raise
+                refused = error if isinstance(error, Error) else Conflict("the settings of the endpoint have changed")
+                found += [refused] * len(part)
             limit = ""
+        return found
+
+    async def _submit_part(
+        self, endpoint: str, jobs: Sequence[Submission], limit: Limit
+    ) -> list[tuple[str, State] | Error]:
+        arguments = [job.arguments("") for job in jobs]
+        replies = await self.batcher.submit_many(keys.base(endpoint), arguments, limit)
+        if replies == b"NO_ENDPOINT":
+            raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+        found: list[tuple[str, State] | Error] = []
+        for job, reply in zip(jobs, replies, strict=True):
+            try:
+                found.append(_submitted(endpoint, job, reply))
+            except Error as error:
+                found.append(error)
         return found
 
     async def status(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Job:

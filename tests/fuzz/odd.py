@@ -49,16 +49,17 @@ HEADERS_WITH_TEXT = [
 ]  # fmt: skip
 QUERIES = [
     "wait", "ttl", "limit", "cursor", "status", "from", "batch_size", "attempt", "first", "isStream", "job_id",
-    "check", "job_in_progress", "reason", "gpu", "runpod_version",
+    "check", "job_in_progress", "reason", "gpu", "runpod_version", "state", "force", "timeout",
 ]  # fmt: skip
 QUERIES_OF = {
     "stream": ["from"], "requests": ["limit", "cursor", "status"], "workers": ["limit", "cursor"], "status": ["ttl"],
     "run": ["ttl"], "job-take-batch": ["batch_size"], "job-done": ["attempt", "isStream"], "ping": ["job_id", "status"],
     "job-stream": ["attempt", "first"], "configs": ["force", "deleted"], "queues": ["force", "deleted"],
+    "tasks": ["state", "limit", "cursor"], "{task}": ["wait", "timeout"], "{queue}": ["force"],
 }  # fmt: skip
 QUERY_VALUES = [
     "0", "1", "10", "1000", "10000", "9" * 9, "9" * 15, "9" * 16, "1.1", "1700000000000.3", "9999999999999999.0",
-    "COMPLETED", "unhealthy", "true", "a,b,,c", "",
+    "COMPLETED", "unhealthy", "true", "a,b,,c", "", "archived", "completed", "scheduled",
 ]  # fmt: skip
 
 OFTEN = {
@@ -67,6 +68,7 @@ OFTEN = {
     ("/v1/endpoints", "POST"): 2,
     ("/api/vaults", "POST"): 2,
     ("/api/cli/configs", "POST"): 2,
+    ("/queue/add", "POST"): 2,
 }
 """Operations that others need."""
 
@@ -88,6 +90,18 @@ SHAPES: dict[str, list[Any]] = {
         {"id": "e0", "leaseSeconds": 1, "attempts": 2}, {"id": "e1", "maxQueued": 5, "env": {"A": "1"}},
         {"id": "e2", "executionTimeoutMs": 5000, "retryDelaySeconds": 0.1}, {"id": "access"},
         {"id": "e3", "workersMax": 0},
+        {"id": "e0", "queue": {"sub_queues": [{"name": "high", "priority": 2}, {"name": "default", "priority": 1}]}},
+        {"id": "e1", "queue": {"input": [{"name": "prompt", "type": ["string"]}], "starvation_seconds": 1}},
+    ],
+    "add": [
+        {"queue": "e0", "data": {"prompt": "x"}}, {"queue": "e1", "prompt": "x", "timeout": 5},
+        {"queue": "e0.high", "data": 1, "delay": 0.1, "unique": True}, {"queue": "e0_high", "data": None},
+        {"queue": "e0", "data": {}, "unique": "k"}, {"queue": "e2", "data": [1], "run_at": "2026-01-01T00:00:00Z"},
+    ],
+    "add-batch": [
+        {"queue": "e0", "jobs": [{"data": {"prompt": "x"}}]},
+        {"queue": "e1", "timeout": 1, "jobs": [{"prompt": "x"}] * 9},
+        {"queue": "e0.high", "jobs": [{"data": 1, "timeout": 3, "delay": 0.5}, {"data": 2, "unique": "a"}]},
     ],
     "update": [{"attempts": 2}, {"workersMax": 5, "leaseSeconds": 2}, {"maxQueued": 0}, {"idleTimeout": 3600}],
     "keys": [

@@ -88,13 +88,13 @@ class Maker:
         name = path.split("/")[3 if path.startswith("/v2/") else -1].replace("{endpoint}", "update")
         sent = random.choice(METHODS) if random.random() < 0.03 else method
         key, endpoint, job = random.choice(self._known.jobs)
-        if not re.search("{(job|delivery)}", path) or random.random() < 0.3:
+        if not re.search("{(job|task|delivery)}", path) or random.random() < 0.3:
             key, endpoint = self._key(), random.choice(ENDPOINTS)
         target = self._target(path, endpoint, job)
         body = self._body(name) if sent not in ("GET", "HEAD") or random.random() < 0.05 else b""
         headers = self._headers(name, key)
         query = self._query(name)
-        may_wait = name in ("runsync", "status-sync", "stream", "openai")
+        may_wait = name in ("runsync", "status-sync", "stream", "openai", "{task}")
         data, is_whole = self._framed(sent, target + query, headers, body)
         return Request(data, sent, path, key, endpoint, is_whole, may_wait)
 
@@ -109,8 +109,9 @@ class Maker:
         if random.random() < 0.05:
             return self._escaped(random.choice(ODD_TEXTS))
         choices = {
-            "endpoint": [endpoint], "worker": WORKERS, "job": [job], "key": self._known.key_ids,
-            "delivery": [f"msg_{job}_1"], "vault": VAULTS, "entry": ENTRIES, "queue": QUEUES,
+            "endpoint": [endpoint], "worker": WORKERS, "job": [job], "task": [job], "key": self._known.key_ids,
+            "delivery": [f"msg_{job}_1"], "vault": VAULTS, "entry": ENTRIES,
+            "queue": [*QUEUES, endpoint, f"{endpoint}.high"],
             "path": ["v1/chat/completions", "v1/models", "v1/..", "v2/x", "v1/x%2Fy", "v1//", "v1/x?y=1&wait=2"],
         }  # fmt: skip
         return random.choice(choices.get(name, ODD_TEXTS[:1]))
@@ -175,7 +176,7 @@ class Maker:
         random = self._random
         if random.random() < 0.12:
             return random.choice(ODD_BODIES)
-        shapes = SHAPES.get("run" if name == "runsync" else name)
+        shapes = SHAPES.get({"runsync": "run", "tasks": "add"}.get(name, name))
         if shapes is None or random.random() < 0.03:
             shapes = random.choice(list(SHAPES.values()))
         value = random.choice(shapes)

@@ -156,6 +156,24 @@ ASKS = {
     ("POST", "/api/cli/configs/reload"): Ask(),
     ("POST", "/workers/reload"): Ask(),
     ("POST", "/worker/register"): Ask({"queue": "{endpoint}"}),
+    ("GET", "/health"): Ask(),
+    ("GET", "/healthz"): Ask(),
+    ("POST", "/queue/add"): Ask({"queue": "{endpoint}", "data": 1}),
+    ("POST", "/queue/add-batch"): Ask({"queue": "{endpoint}", "jobs": [{"data": 1}]}),
+    ("GET", "/queue/{task}"): Ask(),
+    ("POST", "/api/cli/tasks"): Ask({"queue": "{endpoint}", "data": 1}),
+    ("DELETE", "/api/cli/tasks/{task}"): Ask(),
+    ("POST", "/api/tasks/{task}/cancel"): Ask(),
+    **{
+        (method, f"{base}{path}"): ask
+        for base in ("/api/cli/queues", "/api/queues")
+        for method, path, ask in (
+            ("GET", "", Ask()), ("GET", "/{queue}", Ask()), ("DELETE", "/{queue}", Ask(query="force=true")),
+            ("POST", "/{queue}/pause", Ask()), ("POST", "/{queue}/unpause", Ask()), ("GET", "/{queue}/tasks", Ask()),
+            ("GET", "/{queue}/tasks/{task}", Ask()), ("DELETE", "/{queue}/tasks/{task}", Ask(job="failed")),
+            ("POST", "/{queue}/tasks/{task}/run", Ask(job="failed")),
+        )
+    },
 }  # fmt: skip
 
 
@@ -185,6 +203,7 @@ async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str])
     """The answer to an operation about these ids, which stand in it by their names."""
     (method, path), ask = operation, ASKS[operation]
     ids = {name: ids[name] for name in IN_PATHS} | {"job": ids[ask.job], "queue": ids["endpoint"]}
+    ids["task"] = ids["job"]
     path = re.sub(r"{(\w+)(:path)?}", lambda found: "v1/models" if found[2] else ids[found[1]], path)
     body = ask.body
     if isinstance(body, dict):
@@ -226,7 +245,9 @@ async def test_another_s_is_answered_as_what_never_was(
 
 
 @pytest.mark.parametrize(
-    "operation", [each for each in ASKS if re.search("{(worker|job|key|delivery|vault|entry)}", each[1])], ids=" ".join
+    "operation",
+    [each for each in ASKS if re.search("{(worker|job|task|key|delivery|vault|entry)}", each[1])],
+    ids=" ".join,
 )
 async def test_nor_is_it_reached_through_an_endpoint_of_the_same_id(
     acme: Tenant, other: Tenant, operation: tuple[str, str]
