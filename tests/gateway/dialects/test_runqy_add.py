@@ -42,7 +42,7 @@ def field_of(target: Target, admin: "redis.Redis", job: str, field: str) -> byte
     return found
 
 
-async def error(response: httpx.Response, status: int) -> str:
+def error(response: httpx.Response, status: int) -> str:
     assert response.status_code == status, response.text
     (message,) = response.json()["errors"]
     return str(message)
@@ -100,7 +100,7 @@ async def test_the_names_of_a_queue(target: Target, name: str, means: str) -> No
 async def test_a_queue_that_there_is_not(target: Target, name: str) -> None:
     name = name.format(target.id)
     response = await target.http.post("/queue/add", json={"queue": name, "data": 1})
-    assert await error(response, 404) == f"queue not found: {name if '.' in name else f'{name}.default'}"
+    assert error(response, 404) == f"queue not found: {name if '.' in name else f'{name}.default'}"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ async def test_a_queue_that_there_is_not(target: Target, name: str) -> None:
 )  # fmt: skip
 async def test_what_cannot_be_a_task(target: Target, body: bytes, says: str) -> None:
     response = await target.http.post("/queue/add", content=body.replace(b'"Q"', b'"%b"' % target.id.encode()))
-    assert says in await error(response, 400)
+    assert says in error(response, 400)
 
 
 async def test_faults_are_told_in_runqy_s_order(make_target: Make) -> None:
@@ -133,20 +133,20 @@ async def test_faults_are_told_in_runqy_s_order(make_target: Make) -> None:
         ({"queue": target.id, "timeout": "x", "data": {}}, 400, "invalid timeout field: "),
         ({"queue": target.id, "timeout": 5, "data": {}}, 400, "prompt is required"),
     ):
-        assert (await error(await target.http.post("/queue/add", json=body), status)).startswith(says)
+        assert (error(await target.http.post("/queue/add", json=body), status)).startswith(says)
 
 
 async def test_the_schema_of_a_queue(make_target: Make) -> None:
     target = await make_target(queue={"input": [PROMPT, STEPS]})
     worker = await target.register()
-    assert await error(await add(target, data={}), 400) == "prompt is required"
-    assert await error(await add(target, data=[1]), 400) == (
+    assert error(await add(target, data={}), 400) == "prompt is required"
+    assert error(await add(target, data=[1]), 400) == (
         "invalid data payload: json: cannot unmarshal array into Go value of type map[string]interface {}"
     )
-    assert await error(await add(target, data={"prompt": 5}), 400) == (
+    assert error(await add(target, data={"prompt": 5}), 400) == (
         "field 'prompt' has type number, expected one of: string"
     )
-    assert await error(await add(target, steps=5), 400) == "prompt is required"
+    assert error(await add(target, steps=5), 400) == "prompt is required"
     answer = (await add(target, data={"prompt": "a", "other": 1.0})).json()
     assert answer["data"] == {"prompt": "a", "other": 1.0}
     assert base64.b64decode(answer["info"]["payload"]) == b'{"prompt":"a","other":1.0,"steps":20}'
@@ -158,11 +158,11 @@ async def test_a_schema_that_was_changed_counts_at_once(make_target: Make) -> No
     target = await make_target()
     assert (await add(target, data={})).status_code == 200
     await target.http.patch(f"/v1/endpoints/{target.id}", json={"queue": {"input": [PROMPT]}})
-    assert await error(await add(target, data={}), 400) == "prompt is required"
+    assert error(await add(target, data={}), 400) == "prompt is required"
     await target.http.patch(
         f"/v1/endpoints/{target.id}", json={"queue": {"sub_queues": [{"name": "only", "priority": 1}]}}
     )
-    assert await error(await add(target, data={}), 404) == f"queue not found: {target.id}.default"
+    assert error(await add(target, data={}), 404) == f"queue not found: {target.id}.default"
     assert (await add(target, "only", data={})).status_code == 200
 
 
@@ -170,7 +170,7 @@ async def test_an_endpoint_that_is_gone(make_target: Make) -> None:
     target = await make_target()
     assert (await add(target, data={})).status_code == 200
     await target.http.delete(f"/v1/endpoints/{target.id}")
-    assert await error(await add(target, data={}), 404) == f"queue not found: {target.id}.default"
+    assert error(await add(target, data={}), 404) == f"queue not found: {target.id}.default"
 
 
 async def test_the_timeout_of_a_task(make_target: Make) -> None:
@@ -229,10 +229,10 @@ async def test_a_task_runs_when_its_delay_is_over(target: Target) -> None:
 async def test_of_unique_tasks_there_is_one_at_a_time(target: Target) -> None:
     worker = await target.register()
     first = (await add(target, data=1, unique="nightly")).json()["info"]["id"]
-    assert first in await error(await add(target, "high", data=2, unique="nightly"), 409)
+    assert first in error(await add(target, "high", data=2, unique="nightly"), 409)
     assert (await add(target, data=1, unique="another")).status_code == 200
     worker.take(2)
-    assert first in await error(await add(target, data=2, unique="nightly"), 409)
+    assert first in error(await add(target, data=2, unique="nightly"), 409)
     assert (await target.http.delete(f"/api/cli/tasks/{first}")).status_code == 200
     assert (await add(target, data=2, unique="nightly")).status_code == 200
 
@@ -254,18 +254,18 @@ async def test_an_idempotency_key(target: Target) -> None:
     first, again = (await send(1, "k")).json(), (await send(1, "k")).json()
     assert first["info"]["id"] == again["info"]["id"]
     assert (await send(1, "other")).json()["info"]["id"] != first["info"]["id"]
-    assert first["info"]["id"] in await error(await send(2, "k"), 409)
-    assert "Idempotency-Key" in await error(await send(1, "k" * 257), 400)
+    assert first["info"]["id"] in error(await send(2, "k"), 409)
+    assert "Idempotency-Key" in error(await send(1, "k" * 257), 400)
 
 
-async def test_a_body_over_the_limit(gateway: Any, target: Target) -> None:
+async def test_a_body_over_the_limit(target: Target) -> None:
     body = b'{"queue":"%b","data":"%b"}' % (target.id.encode(), b"a" * 52_428_800)
-    assert "52428800" in await error(await target.http.post("/queue/add", content=body), 413)
+    assert "52428800" in error(await target.http.post("/queue/add", content=body), 413)
 
 
 async def test_a_queue_that_is_full(make_target: Make) -> None:
     target = await make_target(maxQueued=1)
     assert (await add(target, data=1)).status_code == 200
     response = await add(target, data=1)
-    assert "full" in await error(response, 429)
+    assert "full" in error(response, 429)
     assert response.headers["retry-after"]
