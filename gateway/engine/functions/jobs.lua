@@ -59,12 +59,17 @@ local function submit(keys, args)
   local most_queued = tonumber(settings.max_queued or 0)
   local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines,
     queues_of(base, settings.queues))
+  local said, terms, policy
   for i = 1, #args, ARGUMENTS do
     local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
       tonumber(args[i + 4]), args[i + 5]
     local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
     if timeout == '0' then timeout = settings.timeout_ms end
-    local terms = terms_of(args[i + 13])
+    if args[i + 13] ~= said then  -- most jobs of a request have the same
+      said = args[i + 13]
+      terms = terms_of(said)
+      policy = policy_of(terms)
+    end
     local refused = admit_one_of(base, limits, args[i + 14], at)
     if not refused and terms.version and terms.version ~= settings.version then refused = {'CHANGED'} end
     if not refused and is_among(queue, settings.closed) then refused = {'CLOSED', queue} end
@@ -116,7 +121,7 @@ local function submit(keys, args)
           append(fields, 'queue', queue)
           append(fields, 'entry', number .. '-0')
         end
-        limit_waiting(base, id, policy_of(terms), at)
+        limit_waiting(base, id, policy, at)
         queued = queued + 1
       end
       redis.call('HSET', key, unpack(fields))
