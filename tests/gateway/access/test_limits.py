@@ -78,6 +78,26 @@ class TestRate:
         assert second.headers["ratelimit-limit"] == "1"
         first.cancel()
 
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [("POST", "/queue/add", {"data": 1}), ("POST", "/api/cli/tasks", {"data": 1}),
+         ("POST", "/queue/add-batch", {"jobs": [{"data": 1}] * 3}), ("GET", "/queue/{job}", None),
+         ("GET", "/queue/{job}?wait=true", None), ("DELETE", "/api/cli/tasks/{job}", None),
+         ("POST", "/api/tasks/{job}/cancel", None)],
+    )  # fmt: skip
+    async def test_of_a_key_of_its_own_with_runqy_s_operations(
+        self, one: httpx.AsyncClient, endpoint: str, method: str, path: str, body: Any
+    ) -> None:
+        target = await endpoint_of(one, endpoint)
+        id = await target.run(1)
+        await target.post(f"/cancel/{id}")
+        key = bearer((await created(one, rate=1))["key"])
+        sent = body and {"queue": endpoint, **body}
+        answers = [await one.request(method, path.format(job=id), json=sent, headers=key) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429]
+        assert answers[1].headers["ratelimit-limit"] == "1"
+        assert answers[1].json().keys() == {"errors"}
+
     async def test_workers_add_nothing_to_a_key_s_own(self, one: httpx.AsyncClient, endpoint: str) -> None:
         target = await endpoint_of(one, endpoint)
         worker = await target.register("w1")
