@@ -45,7 +45,7 @@ class Group(NamedTuple):
 
 
 class Queues:
-    """The queues, with the settings of those that were found before. A submission carries the version of the settings
+    """The queues, with the settings of those that were found before. A submission carries the stamp of the settings
     that it was checked by, and is refused when they have changed meanwhile: then `forget` them, and look again."""
 
     def __init__(self, endpoints: Endpoints) -> None:

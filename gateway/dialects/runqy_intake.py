@@ -50,7 +50,7 @@ class Intake:
             policy=self._terms.policy,
             delay=delay,
             unique=self._unique(item, payload) if item.unique else "",
-            version=self._queue.endpoint.version,
+            stamp=self._queue.endpoint.stamp,
         )
 
     def _unique(self, item: Item, payload: bytes) -> str:

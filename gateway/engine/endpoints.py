@@ -85,6 +85,11 @@ class Endpoint(msgspec.Struct):
         return keys.id_of(self.name)
 
     @property
+    def stamp(self) -> str:
+        """What tells its settings from those of before, and from those of another endpoint of the same name."""
+        return f"{self.version}.{self.created}"
+
+    @property
     def lease_ms(self) -> int:
         """How long a worker may be silent before its jobs are given to others."""
         return round(self.config.lease_seconds * 1000)

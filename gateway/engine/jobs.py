@@ -46,8 +46,8 @@ class Submission(msgspec.Struct, frozen=True):
     `webhooks` are told of its end, or else the endpoint's address.
 
     `queue`: the engine's name of one of the endpoint's; else it is one of the two that `low_priority` chooses from.
-    `delay`: ms before it is ready. `unique`: a key that no two jobs of an endpoint have that have not ended. `version`:
-    of the settings by which it was checked; 0 when it was not.
+    `delay`: ms before it is ready. `unique`: a key that no two jobs of an endpoint have that have not ended. `stamp`:
+    of the settings by which it was checked; empty when it was not.
 
     `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
     them begun in proportion to their weights. A weight holds for the jobs that come with it.
@@ -69,7 +69,7 @@ class Submission(msgspec.Struct, frozen=True):
     policy: Policy | None = None
     delay: int = 0
     unique: str = ""
-    version: int = 0
+    stamp: str = ""
 
     @property
     def size(self) -> int:
@@ -85,9 +85,9 @@ class Submission(msgspec.Struct, frozen=True):
         )  # fmt: skip
 
     def _terms(self) -> str:
-        if not (self.version or self.delay or self.unique or self.policy):
+        if not (self.stamp or self.delay or self.unique or self.policy):
             return ""
-        return f"{self.version} {self.delay} {self.unique or '-'} {self.policy or ''}".rstrip()
+        return f"{self.stamp or '-'} {self.delay} {self.unique or '-'} {self.policy or ''}".rstrip()
 
 
 class Workers(msgspec.Struct, frozen=True):

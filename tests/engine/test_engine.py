@@ -322,11 +322,11 @@ class TestManyAtOnce:
 
     async def test_other_settings(self, engine: Engine, driver: Driver) -> None:
         with pytest.raises(Changed):
-            await engine.submit_many(driver.endpoint, self.jobs(3, version=99))
+            await engine.submit_many(driver.endpoint, self.jobs(3, stamp="99.1"))
         assert await driver.queued() == []
 
     async def test_what_is_queued_before_something_goes_wrong_is_told(self, engine: Engine, driver: Driver) -> None:
-        jobs = self.jobs(MOST_IN_CALL) + self.jobs(3, version=99)
+        jobs = self.jobs(MOST_IN_CALL) + self.jobs(3, stamp="99.1")
         found = await engine.submit_many(driver.endpoint, jobs)
         assert [type(each) for each in found] == [tuple] * MOST_IN_CALL + [Conflict] * 3
         assert len(await driver.queued()) == MOST_IN_CALL

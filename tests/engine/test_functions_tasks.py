@@ -15,10 +15,10 @@ STATES = ("pending", "active", "scheduled", "retry", "archived", "completed")
 
 
 def terms(
-    version: int = 0, delay: int = 0, unique: str = "-", tries: int = 4, backoff: int = 10_000, pending: int = 0,
+    stamp: str = "-", delay: int = 0, unique: str = "-", tries: int = 4, backoff: int = 10_000, pending: int = 0,
     keeps: bool = True, policy: bool = True,
 ) -> str:  # fmt: skip
-    text = f"{version} {delay} {unique}"
+    text = f"{stamp} {delay} {unique}"
     return f"{text} {tries} {backoff} {pending} {ARCHIVED_MS} {int(keeps)}" if policy else text
 
 
@@ -302,9 +302,10 @@ class TestRetries:
 
 class TestTerms:
     async def test_other_settings_are_found_out(self, driver: Driver) -> None:
-        version = int(await driver.key("HGET", "settings", "version"))
-        assert await driver.call("submit", *driver.submission("a", terms=terms(version=version))) == ["NEW"]
-        assert await driver.call("submit", *driver.submission("b", terms=terms(version=version + 1))) == [["CHANGED"]]
+        await driver.key("HSET", "settings", "version", 3, "created", 77)
+        assert await driver.call("submit", *driver.submission("a", terms=terms("3.77"))) == ["NEW"]
+        for other in ("2.77", "3.76"):
+            assert await driver.call("submit", *driver.submission("b", terms=terms(other))) == [["CHANGED"]]
         assert await counts(driver) == {"pending": 1}
 
     async def test_a_delayed_job_waits_for_its_time(self, driver: Driver) -> None:

@@ -299,9 +299,10 @@ local function finalize(base, id, job, state, field, value, at, committed)
   keep_until(base, id, at + (policy and state ~= 'COMPLETED' and policy.retention or job.retention), job.chunks)
   redis.call('HINCRBY', base .. ':counts', state, 1)
   if job.webhooks then announce(base, id, job, at) end
-  if field == 'output' and policy and not policy.keeps_output then redis.call('HDEL', key, 'output') end
+  local is_dropped = field == 'output' and policy and not policy.keeps_output
+  if is_dropped then redis.call('HDEL', key, 'output') end
   if not job.watchers then return end
-  local fits = not field or #value <= PAYLOAD_IN_WAKEUP
+  local fits = not field or is_dropped or #value <= PAYLOAD_IN_WAKEUP
   wake(base, job.watchers, {
     kind = 'final', job = id, state = state, created = tonumber(job.created), finished = at,
     started = job.started and tonumber(job.started) or nil, worker = job.worker or nil, position = tonumber(job.chunks or 0),

@@ -13,11 +13,14 @@ local function count_waiting(base, limit, lines, queues)
   return exact
 end
 
--- The terms of a submission: 'version delay unique policy' (see `submit`).
+-- What tells the settings from those of before, and of another endpoint of the same name.
+local function stamp_of(settings) return settings.version .. '.' .. (settings.created or '0') end
+
+-- The terms of a submission: 'stamp delay unique policy' (see `submit`).
 local function terms_of(text)
   if text == '' then return {} end
-  local version, delayed, unique, policy = string.match(text, '^(%d+) (%d+) (%S+) ?(.*)$')
-  return {version = version ~= '0' and version, delay = tonumber(delayed), unique = unique ~= '-' and unique,
+  local stamp, delayed, unique, policy = string.match(text, '^(%S+) (%d+) (%S+) ?(.*)$')
+  return {stamp = stamp ~= '-' and stamp, delay = tonumber(delayed), unique = unique ~= '-' and unique,
     policy = policy ~= '' and policy}
 end
 
@@ -34,7 +37,7 @@ local ARGUMENTS = 15  -- of `submit`, for each job
 -- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
 -- body, share (whose job it is, or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces,
 -- or '' for the endpoint's, its terms or '', and the limit of the request (see limits.lua), '=' for that of the job before,
--- or ''. Share and weight count on fair endpoints. The terms: version that the settings must have (0: any), ms for which
+-- or ''. Share and weight count on fair endpoints. The terms: stamp that the settings must have ('-': any), ms for which
 -- the job is delayed, a key that no two jobs that have not ended may have ('-': none), and its policy (see `policy_of`), if
 -- it has one.
 -- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
@@ -43,7 +46,7 @@ local ARGUMENTS = 15  -- of `submit`, for each job
 -- `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook',
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook', 'created',
     'queues', 'closed', 'paused', 'starvation_ms')
   if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
   local is_fair = settings.lines == 'last'
@@ -71,7 +74,7 @@ local function submit(keys, args)
       policy = policy_of(terms)
     end
     local refused = admit_one_of(base, limits, args[i + 14], at)
-    if not refused and terms.version and terms.version ~= settings.version then refused = {'CHANGED'} end
+    if not refused and terms.stamp and terms.stamp ~= stamp_of(settings) then refused = {'CHANGED'} end
     if not refused and is_among(queue, settings.closed) then refused = {'CLOSED', queue} end
     local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
     if not refused and not known and waiting and waiting + added >= most_queued then refused = {'FULL', most_queued} end

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ def handler(job):
 
 handler_sdk.start({"handler": handler})
 """
-
-
-def needs(part: str) -> pytest.MarkDecorator:
-    """Until that part of the gateway is there."""
-    return pytest.mark.skipif(find_spec(f"gateway.dialects.{part}") is None, reason=f"there is no {part}")
-
-
-needs_tasks, needs_workers = needs("runqy_tasks"), needs("runqy_workers")
 
 
 @pytest.fixture
@@ -101,7 +92,6 @@ def test_settings_from_a_file(command: Command, endpoint: str, tmp_path: Path) -
     command("endpoint", "delete", endpoint)
 
 
-@needs_tasks
 def test_queues(command: Command, at_gateway: Command, queue: str) -> None:
     enqueue(command, queue)
     assert row_of(command("queue", "list"), queue) == [queue, "1", "0", "0", "0", "0", "0", "no"]
@@ -116,7 +106,6 @@ def test_queues(command: Command, at_gateway: Command, queue: str) -> None:
     check_failed(at_gateway("queue", "inspect", "no-such-queue"), "server error (404)")
 
 
-@needs_tasks
 def test_tasks(command: Command, at_gateway: Command, queue: str) -> None:
     id = enqueue(command, queue, "-p", '{"n": 1}', "--delay", "1h", "--unique", "k")
     check_failed(at_gateway("task", "enqueue", "-q", queue, "--unique", "k"), "server error (409)")
@@ -130,7 +119,6 @@ def test_tasks(command: Command, at_gateway: Command, queue: str) -> None:
         check_failed(at_gateway("task", *arguments), "server error (404): task not found\n")
 
 
-@needs_tasks
 def test_pages(command: Command, at_gateway: Command, queue: str) -> None:
     ids = [enqueue(command, queue) for _ in range(3)]
     first = at_gateway("task", "list", queue, "--limit", "2")
@@ -139,7 +127,6 @@ def test_pages(command: Command, at_gateway: Command, queue: str) -> None:
     assert [line.split()[0] for line in listed.splitlines() if not line.startswith("ID ")] == ids
 
 
-@needs_tasks
 def test_a_queue_that_is_removed_takes_no_tasks(command: Command, at_gateway: Command, queue: str) -> None:
     command("config", "remove", queue)
     check_failed(at_gateway("task", "enqueue", "-q", queue), f"server error (404): queue not found: {queue}")
@@ -158,14 +145,12 @@ def worker(queue: str, endpoint: str, gateway: Gateway, tmp_path: Path) -> Itera
     process.stop()
 
 
-@needs_tasks
 def test_waiting_for_a_task(command: Command, at_gateway: Command, queue: str, worker: str) -> None:
     assert json.loads(command("task", "enqueue", "-q", queue, "-p", '{"n": 4}', "--wait")) == {"doubled": 8}
     failed = at_gateway("task", "enqueue", "-q", queue, "-p", '{"error": "no\\nway"}', "--wait")
     check_failed(failed, "is archived", "ValueError", "no\\nway")
 
 
-@needs_workers
 def test_workers(command: Command, at_gateway: Command, queue: str, worker: str) -> None:
     def cells() -> list[str]:
         return next(iter(rows_of(command("worker", "list"), worker)), [])
