@@ -25,6 +25,7 @@ from .access.stored_keys import StoredKeys
 from .access.webhook_secrets import WebhookSecrets
 from .access.worker_users import WorkerUsers
 from .access.workers import WorkerAccess
+from .api_docs import Documentation
 from .dialects.health import Health
 from .dialects.keys import Keys
 from .dialects.manage import Manage
@@ -48,7 +49,9 @@ from .engine.polls import Polls
 from .engine.reports import Reports
 from .engine.upkeep import Upkeep
 from .errors import Conflict
-from .http import Answer, Call, Endpoint, Managed, Served, Shape, error_reply
+from .http import Answer, ByMethod, Call, Endpoint, Managed, Operation, Served, Shape, error_reply
+from .openapi import Route as Documented
+from .openapi import document
 from .outbound import Outbound
 from .queue_loader import QueueLoader
 from .queues import Queues
@@ -67,7 +70,8 @@ class App:
     The operations on jobs are found in a table, by the parts of their path, before anything else; all the rest goes
     through Starlette's router. Its middleware and its search through the routes took a quarter of the time of a `/run`.
 
-    `served`: the paths, as Starlette writes them, and the methods of each; known when it is connected.
+    `served`: the paths, as Starlette writes them, and the methods of each; `documented`: the operations there, as the
+    OpenAPI document is made of them. Both are known when it is connected.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,6 +86,7 @@ class App:
         self._drain: Callable[[], object] = _nothing
         self._operations: dict[tuple[str, int], Endpoint] = {}
         self.served: dict[str, tuple[str, ...]] = {}
+        self.documented: list[Documented] = []
         self._router = Router(default=_not_found, lifespan=self._lifespan, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +154,7 @@ class App:
             self._serve(served, access)
         for path, each in OpenAI(engine, self._settings).operations().items():
             path = f"/v2/{{endpoint}}{path}"
-            self._router.routes.append(Route(path, self._endpoint(path, each, access, openai_error)))
+            self._router.routes.append(Route(path, self._described(path, each, access, openai_error)))
         self._manage(Manage(endpoints, stored, users, outbound, self._settings).operations(), access)
         self._manage(WebhookLog(deliveries, secrets, self._settings).operations(), access)
         self._manage(Keys(stored, revocation, self._settings).operations(), access)
@@ -169,6 +174,9 @@ class App:
             RunqyQueues(engine, endpoints, queues, access).operations(),
         ):
             self._manage(operations, access, runqy_error)
+        if self._settings.api_docs:
+            for path, each in Documentation(lambda: document(self.documented)).operations().items():
+                self._router.routes.append(Route(path, self._described(path, each, access)))
         try:
             yield _Running(
                 engine,
@@ -187,22 +195,32 @@ class App:
     def _serve(self, operations: dict[str, Served], access: Access) -> None:
         for path, served in operations.items():
             _, name, *rest = path.split("/")
-            self._operations[name, 4 + len(rest)] = self._endpoint(f"/v2/{{endpoint}}{path}", served, access)
+            self._operations[name, 4 + len(rest)] = self._described(f"/v2/{{endpoint}}{path}", served, access)
+
+    def _described(self, path: str, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
+        for method in served.methods:
+            self.documented.append(Documented(path, method, served.operation, served.scope, served.limit, shape))
+        return self._endpoint(path, served, access, shape)
 
     def _manage(self, operations: dict[tuple[str, str], Managed], access: Access, shape: Shape = error_reply) -> None:
         by_path: dict[str, dict[str, Managed]] = {}
         for (path, method), managed in operations.items():
             by_path.setdefault(path, {})[method] = managed
+            self.documented.append(Documented(path, method, managed.operation, managed.scope, managed.limit, shape))
         for path, methods in by_path.items():
-
-            async def operation(call: Call, methods: dict[str, Managed] = methods) -> Answer:
-                managed = methods[call.method]
-                if managed.scope is not None:
-                    await access.admit(call, managed.scope, managed.limit)
-                return await self._audit.of(managed.event, managed.operation)(call)
-
+            operation = ByMethod({method: self._admitted(managed, access) for method, managed in methods.items()})
             served = Served(operation, tuple(methods), None)
             self._router.routes.append(Route(path, self._endpoint(path, served, access, shape)))
+
+    def _admitted(self, managed: Managed, access: Access) -> Operation:
+        operation = self._audit.of(managed.event, managed.operation)
+
+        async def admitted(call: Call) -> Answer:
+            if managed.scope is not None:
+                await access.admit(call, managed.scope, managed.limit)
+            return await operation(call)
+
+        return admitted
 
     def _endpoint(self, path: str, served: Served, access: Access, shape: Shape = error_reply) -> Endpoint:
         self.served[path] = served.methods

@@ -11,22 +11,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
-import orjson
+import msgspec
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access.keys import EVERYONE
 from .access.keys import Scope as KeyScope
+from .described import telling
 from .engine.endpoints import ID
 from .engine.keys import name_of
 from .engine.tasks import within
-from .errors import BadRequest, Error, HungUp, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
+from .errors import Error, HungUp, MethodNotAllowed, NotFound, RequestTimeout, TooLarge, Unavailable
+from .queries import Query, parse_query
 from .store import OUTAGES
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_DROP = 1.0
 NO_CONTENT = 204
+WITHOUT_BODY = (NO_CONTENT, 304)
 
 CONNECTION = "runlane.connection"
 """The key in the scope under which our server puts the `Connection` that a request came over."""
@@ -57,7 +60,7 @@ class Connection(Protocol):
 
 
 class Reply(NamedTuple):
-    """An answer, JSON unless `content_type` says otherwise; with the status 204 there is no body."""
+    """An answer, JSON unless `content_type` says otherwise; with the status 204 or 304 there is no body."""
 
     body: bytes
     status: int = 200
@@ -139,18 +142,13 @@ class Call:
         """A header by its lower-case name; empty when it is missing."""
         return self.headers.get(name, b"").decode("latin-1")
 
-    def milliseconds(self, name: str, least: int, most: int) -> int | None:
-        """A time in the query.
+    def queried(self, kind: type[Query]) -> Query:
+        """The parameters after the '?' as this type has them, which may be none of its.
 
         Raises:
-            BadRequest: not a whole number, or out of its range.
+            BadRequest: one is missing, of a wrong type or out of its range.
         """
-        text = self.query.get(name)
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdigit() and len(text) < 16 and least <= int(text) <= most):
-            raise BadRequest(f"{name} must be {least} to {most} ms, not {text[:40]!r}")
-        return int(text)
+        return parse_query(self.query, kind)
 
     @property
     def connection(self) -> Connection | None:
@@ -212,15 +210,33 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is over the limit of {limit} bytes", {"Connection": "close"})
 
 
+class ErrorBody(msgspec.Struct):
+    """What went wrong."""
+
+    error: str
+
+
+@telling(ErrorBody)
 def error_reply(error: Error) -> Reply:
     """An error as RunPod's clients know it."""
-    return Reply(orjson.dumps({"error": error.message}), error.status, error.headers)
+    return Reply(msgspec.json.encode(ErrorBody(error.message)), error.status, error.headers)
 
 
 Answer = Reply | ASGIApp
 Operation = Callable[[Call], Awaitable[Answer]]
 Check = Callable[[Call], Awaitable[None]]
 Shape = Callable[[Error], Reply]
+
+
+class ByMethod:
+    """Several operations of one path."""
+
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self.operations = operations
+
+    async def __call__(self, call: Call) -> Answer:
+        """Answers a request by its method, which is one of these."""
+        return await self.operations[call.method](call)
 
 
 class Served(NamedTuple):
@@ -296,7 +312,7 @@ def shown(scope: Scope) -> str:
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends a whole answer."""
     headers = []
-    if reply.status != NO_CONTENT:
+    if reply.status not in WITHOUT_BODY:
         headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))]
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]

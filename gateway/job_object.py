@@ -1,35 +1,54 @@
 """The job as clients see it: https://docs.runpod.io/serverless/endpoints/operations"""
 
-from typing import Any
-
 import msgspec
-import orjson
+from msgspec import UNSET, Raw, UnsetType
 
-from .engine.engine import Job, State
+from .engine.engine import Job, State, Workers
+
+
+class JobState(msgspec.Struct):
+    """Where a job stands; how long it waited and ran, in ms, as far as that is known."""
+
+    id: str
+    status: State
+    delayTime: int | UnsetType = UNSET
+    executionTime: int | UnsetType = UNSET
+
+
+class JobObject(JobState):
+    """A job. The output is what the handler gave, or its progress while the job runs; of a job that waits there is its
+    position in the queue (null while a retry is delayed), and why it waits."""
+
+    workerId: str | UnsetType = UNSET
+    output: Raw | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    position: int | UnsetType | None = UNSET
+    reason: str | UnsetType = UNSET
+    workers: Workers | UnsetType = UNSET
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def job_object(job: Job) -> bytes:
     """The job as /status, /runsync and webhooks show it; output and progress are the worker's own bytes."""
-    fields: dict[str, Any] = {"id": job.id, "status": job.state, **times_of(job)}
+    found = JobObject(job.id, job.state, *times_of(job))
     if job.worker is not None:
-        fields["workerId"] = job.worker
+        found.workerId = job.worker
     output = job.progress if job.state is State.IN_PROGRESS else job.output
     if output is not None:
-        fields["output"] = orjson.Fragment(output)
+        found.output = Raw(output)
     if job.error is not None:
-        fields["error"] = job.error
+        found.error = job.error
     if job.queued is not None:
-        fields["position"] = job.queued.position
-        fields["reason"] = job.queued.reason
-        fields["workers"] = job.queued.workers
-    return orjson.dumps(fields, default=msgspec.to_builtins)
+        found.position = job.queued.position
+        found.reason = job.queued.reason
+        found.workers = job.queued.workers
+    return _encode(found)
 
 
-def times_of(job: Job) -> dict[str, int]:
+def times_of(job: Job) -> tuple[int | UnsetType, int | UnsetType]:
     """How long the job waited and ran, in ms, as far as that is known."""
-    times = {}
-    if job.started is not None:
-        times["delayTime"] = job.started - job.created
-        if job.finished is not None:
-            times["executionTime"] = job.finished - job.started
-    return times
+    if job.started is None:
+        return UNSET, UNSET
+    return job.started - job.created, UNSET if job.finished is None else job.finished - job.started

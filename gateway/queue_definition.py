@@ -19,7 +19,9 @@ from .engine.queue_config import (
 )
 
 
-class _Listed(msgspec.Struct, forbid_unknown_fields=True):
+class ListedSubQueue(msgspec.Struct, forbid_unknown_fields=True):
+    """A sub-queue and its priority."""
+
     name: SubQueueName
     priority: Priority
 
@@ -31,7 +33,7 @@ class QueueDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     priority: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    sub_queues: Annotated[list[_Listed], Meta(max_length=MOST_SUB_QUEUES)] = []
+    sub_queues: Annotated[list[ListedSubQueue], Meta(max_length=MOST_SUB_QUEUES)] = []
     description: str | None = None
     input: list[Parameter] | None = None
     output: list[Parameter] | None = None
@@ -69,7 +71,7 @@ class QueueDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             sub_queue: which one it is when it lists none.
             from_files: it stands in a queue file, which says all that there is to say but for other sub-queues.
         """
-        listed = self.sub_queues or [_Listed(sub_queue, self.priority)]
+        listed = self.sub_queues or [ListedSubQueue(sub_queue, self.priority)]
         named = {each.name for each in listed}
         others = [each for each in before.sub_queues if each.name not in named] if before else []
         said = {

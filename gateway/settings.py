@@ -149,6 +149,9 @@ class Settings:
     )
     audit_log: str = _setting("-", "where the audit log goes, as JSON lines: a file, - for standard error, or off")
     head_requests: bool = _setting(False, "answer HEAD where a GET changes nothing")
+    api_docs: bool = _setting(
+        True, "serve the OpenAPI document at /openapi.json, and Swagger UI at /swagger/, to anyone"
+    )
     cors_origins: tuple[str, ...] = _setting(
         (), "origins whose web pages may call the gateway, such as https://app.example, or *; separated by commas"
     )

@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from ..engine.endpoints import Id
 from ..engine.keys import DEFAULT_TENANT
 from ..errors import StartupError
 
@@ -50,7 +51,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="cam
 
     scopes: Annotated[frozenset[Scope], Meta(min_length=1)] = CLIENT_SCOPES
     name: Annotated[str, Meta(max_length=100)] = ""
-    endpoints: Annotated[tuple[str, ...], Meta(max_length=1000)] = ()
+    endpoints: Annotated[tuple[Id, ...], Meta(max_length=1000)] = ()
     rate: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
     weight: Annotated[int, Meta(ge=1, le=1000)] = 1
 

@@ -1,32 +1,61 @@
 """Management of keys: of the caller's own tenant, and of no other."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-import orjson
 from msgspec import Meta
 
 from ..access.keys import Key, Scope, Terms
 from ..access.revocation import Revocation
 from ..access.stored_keys import StoredKeys
+from ..described import described
 from ..engine.endpoints import check_id
 from ..errors import BadRequest, Forbidden
 from ..http import Answer, Call, Managed, Reply
 from ..settings import Settings
-from .manage import json_object
+from .manage import Moment, json_object, moment
 
 DEFAULT_OVERLAP_SECONDS = 86_400.0
 
 Seconds = Annotated[float, Meta(ge=1, le=315_360_000)]
 
 
-class _Wanted(Terms, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class NewKey(Terms, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A key to be made."""
+
     expires_in_seconds: Seconds | None = None
 
 
-class _Rotation(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class KeyRotation(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    """For how long the key before goes on."""
+
     overlap_seconds: Annotated[float, Meta(ge=0, le=315_360_000)] = DEFAULT_OVERLAP_SECONDS
+
+
+class KeyObject(msgspec.Struct, rename="camel"):
+    """A key, as its owner may see it."""
+
+    id: str
+    tenant: str
+    scopes: list[Scope]
+    name: str
+    endpoints: tuple[str, ...]
+    rate: int | None
+    weight: int
+    created_at: Moment
+    expires_at: Moment | None
+
+
+class MadeKey(KeyObject, rename="camel"):
+    """The same, with the key itself."""
+
+    key: str
+
+
+class KeyList(msgspec.Struct):
+    """The tenant's keys."""
+
+    keys: list[KeyObject]
 
 
 class Keys:
@@ -47,30 +76,37 @@ class Keys:
             ("/v1/keys/{key}/rotate", "POST"): Managed(self.rotate, Scope.ADMIN, "key.rotate"),
         }
 
+    @described(MadeKey, status=201, body=NewKey, errors={409: "there are too many keys"})
     async def create(self, call: Call) -> Answer:
         """Makes a key; the answer has it as `key`, this once."""
-        wanted = _convert(await json_object(call, self._settings), _Wanted)
+        wanted = _convert(await json_object(call, self._settings), NewKey)
         return await self._made(call, terms_of(wanted), wanted.expires_in_seconds)
 
+    @described(KeyList)
     async def list(self, call: Call) -> Answer:
         """The tenant's keys."""
-        return Reply(orjson.dumps({"keys": [shown(key) for key in await self._stored.list(_tenant(call))]}))
+        found = await self._stored.list(_tenant(call))
+        return Reply(msgspec.json.encode(KeyList([KeyObject(**_shown(key)) for key in found])))
 
+    @described(KeyObject)
     async def show(self, call: Call) -> Answer:
         """One key."""
-        return Reply(orjson.dumps(shown(await self._stored.get(_tenant(call), call.parameters["key"]))))
+        found = await self._stored.get(_tenant(call), call.parameters["key"])
+        return Reply(msgspec.json.encode(KeyObject(**_shown(found))))
 
+    @described()
     async def revoke(self, call: Call) -> Answer:
         """Ends a key at once, and whatever goes on with it."""
         call.facts["subject"] = call.parameters["key"][:100]
         await self._revocation.revoke(_tenant(call), call.parameters["key"])
         return Reply(b"", 204)
 
+    @described(MadeKey, status=201, body=KeyRotation, body_is_optional=True, errors={409: "there are too many keys"})
     async def rotate(self, call: Call) -> Answer:
         """Makes another key like this one, which goes on for `overlapSeconds`."""
         id = call.parameters["key"]
         call.facts["rotates"] = id[:100]
-        overlap = _convert(await json_object(call, self._settings, b"{}"), _Rotation).overlap_seconds
+        overlap = _convert(await json_object(call, self._settings, b"{}"), KeyRotation).overlap_seconds
         before = await self._stored.get(_tenant(call), id)
         made = await self._made(call, before.terms, None)
         if overlap * 1000 >= 1:
@@ -82,7 +118,7 @@ class Keys:
     async def _made(self, call: Call, terms: Terms, seconds: float | None) -> Reply:
         key, secret = await self._stored.create(_tenant(call), terms, seconds)
         call.facts["subject"] = key.id
-        return Reply(orjson.dumps({**shown(key), "key": secret}), 201)
+        return Reply(msgspec.json.encode(MadeKey(**_shown(key), key=secret)), 201)
 
 
 def _tenant(call: Call) -> str:
@@ -103,21 +139,16 @@ def terms_of(wanted: Terms) -> Terms:
     return Terms(*(getattr(wanted, name) for name in Terms.__struct_fields__))
 
 
-def shown(key: Key) -> dict[str, Any]:
-    """A key as its owner may see it."""
-    terms = msgspec.to_builtins(key.terms)
+def _shown(key: Key) -> dict[str, Any]:
+    terms = {name: getattr(key.terms, name) for name in Terms.__struct_fields__}
     return {
         "id": key.id,
         "tenant": key.tenant,
         **terms,
-        "scopes": sorted(terms["scopes"]),
-        "createdAt": _time(key.created),
-        "expiresAt": None if key.expires is None else _time(key.expires),
+        "scopes": sorted(key.terms.scopes),
+        "created_at": moment(key.created),
+        "expires_at": None if key.expires is None else moment(key.expires),
     }
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _convert(fields: dict[str, Any], kind: Any) -> Any:

@@ -2,15 +2,17 @@
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import orjson
+from msgspec import Meta
 
 from ..access.keys import Key, Scope, Terms
 from ..access.stored_keys import StoredKeys
 from ..access.worker_users import WorkerUsers
-from ..engine.endpoints import Config, Endpoint, Endpoints, check_id, parse_config
+from ..described import described
+from ..engine.endpoints import Config, Endpoint, Endpoints, Id, check_id, parse_config
 from ..engine.keys import id_of, name_of
 from ..engine.queue_config import QueueConfig
 from ..errors import BadRequest, Conflict, Forbidden
@@ -19,6 +21,30 @@ from ..outbound import Outbound
 from ..settings import Settings
 
 MOST_BYTES = 1_000_000
+
+
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+class NewEndpoint(Config, forbid_unknown_fields=True, rename="camel"):
+    """An endpoint to be made; without an id, it gets one."""
+
+    id: Id | None = None
+
+
+class EndpointObject(Config, kw_only=True, rename="camel"):
+    """An endpoint. `version` counts its changes; `workers` stays empty."""
+
+    id: Id
+    created_at: Moment
+    version: int
+    workers: list[Any]
+
+
+class MadeEndpoint(EndpointObject, kw_only=True, rename="camel"):
+    """The same, with a key for its workers."""
+
+    worker_key: str
 
 
 class Manage:
@@ -45,6 +71,7 @@ class Manage:
             (f"{one}/update", "POST"): Managed(self.update, Scope.MANAGE, "endpoint.update"),
         }
 
+    @described(MadeEndpoint, status=201, body=NewEndpoint, errors={409: "there is an endpoint of this id"})
     async def create(self, call: Call) -> Answer:
         """Makes an endpoint. The answer has its `workerKey`, this once."""
         fields = await self._fields(call)
@@ -69,16 +96,19 @@ class Manage:
             raise
         return Reply(orjson.dumps({**_shown(endpoint), "workerKey": secret}), 201)
 
+    @described(list[EndpointObject])
     async def list(self, call: Call) -> Answer:
         """All endpoints of the tenant that the key is for."""
         only = call.key.terms.endpoints
         found = await self._endpoints.list(call.tenant)
         return Reply(orjson.dumps([_shown(endpoint) for endpoint in found if not only or endpoint.id in only]))
 
+    @described(EndpointObject)
     async def show(self, call: Call) -> Answer:
         """One endpoint."""
         return Reply(orjson.dumps(_shown(await self._endpoints.get(call.endpoint))))
 
+    @described(EndpointObject, body=Config, errors={409: "someone else changed it at the same time"})
     async def update(self, call: Call) -> Answer:
         """Changes the fields that are in the body."""
         changes = await self._fields(call)
@@ -87,6 +117,7 @@ class Manage:
             check_vaults(call.key, before.config.queue, parse_config({"queue": changes["queue"]}).queue)
         return Reply(orjson.dumps(_shown(await self._endpoints.update(call.endpoint, changes))))
 
+    @described()
     async def delete(self, call: Call) -> Answer:
         """Deletes the endpoint; its waiting and running jobs are cancelled, and its workers' keys are good no more."""
         await self._endpoints.delete(call.endpoint)
@@ -141,8 +172,13 @@ async def json_object(call: Call, settings: Settings, default: bytes = b"") -> d
     return fields
 
 
+def moment(milliseconds: int) -> str:
+    """A time in ms since the epoch, as answers have it."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
 def _shown(endpoint: Endpoint) -> dict[str, Any]:
-    created = datetime.fromtimestamp(endpoint.created / 1000, UTC).isoformat(timespec="milliseconds")
     config: Config = endpoint.config
     fields: dict[str, Any] = msgspec.to_builtins(config) | {"queue": shown_queue(config.queue)}
+    created = moment(endpoint.created)
     return {"id": endpoint.id, **fields, "createdAt": created, "version": endpoint.version, "workers": []}

@@ -6,11 +6,15 @@ is no `openai_input`. Ours: `openai_method`, when it is neither a POST with a bo
 """
 
 from contextlib import AsyncExitStack
+from typing import Annotated, Any
 from urllib.parse import unquote
 
+import msgspec
 import orjson
+from msgspec import Meta
 
 from ..access.keys import Scope
+from ..described import JSON, Media, described
 from ..engine.engine import Engine, Submission
 from ..engine.ids import new_id
 from ..errors import Error, NotFound
@@ -24,6 +28,12 @@ from .runpod import DEFAULT_TTL_MS, parse_object
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
+class Request(msgspec.Struct):
+    """Whatever the handler understands. With `stream`, the answer is an event stream."""
+
+    stream: Any = False
+
+
 class OpenAI:
     """The operations of one gateway process."""
 
@@ -35,6 +45,11 @@ class OpenAI:
         """Path under /v2/{endpoint}, and what is served there."""
         return {"/openai/{path:path}": Served(self.relay, METHODS, Scope.SUBMIT, "openai")}
 
+    @described(
+        Media({JSON: Any, "text/event-stream": str, "text/plain": str}), body=Request, body_is_optional=True,
+        path={"path": Annotated[str, Meta(description="of OpenAI's API, from `v1/` on, with all its slashes")]},
+        errors={"4XX": "an error that the handler gave", "5XX": "the same, or there was no answer in time"},
+    )  # fmt: skip
     async def relay(self, call: Call) -> Answer:
         """Has a worker answer, and gives its answer or its stream back. A client that hangs up cancels the job."""
         route = _route(call)

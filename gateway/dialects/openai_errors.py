@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import orjson
 
+from ..described import telling
 from ..engine.engine import Job, State
 from ..errors import Error
 from ..http import Reply
@@ -48,6 +50,22 @@ def body_of(error: Error) -> bytes:
     return orjson.dumps({"error": fields})
 
 
+class OpenAIErrorDetails(msgspec.Struct):
+    """What went wrong."""
+
+    message: str
+    type: str | int
+    param: str | int | None
+    code: str | int | None
+
+
+class OpenAIError(msgspec.Struct):
+    """An error as OpenAI has them."""
+
+    error: OpenAIErrorDetails
+
+
+@telling(OpenAIError)
 def error_reply(error: Error) -> Reply:
     """The whole answer that tells of it."""
     return Reply(body_of(error), error.status, error.headers)

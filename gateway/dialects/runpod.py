@@ -4,49 +4,38 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import orjson
-from msgspec import Meta
+from msgspec import UNSET, Raw
 from sse_starlette import EventSourceResponse
 
 from ..access.keys import Scope
+from ..described import JSON, Media, described
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower
 from ..engine.ids import new_id
 from ..engine.wakeups import Watch
 from ..errors import BadRequest, Forbidden, NotFound
 from ..http import Answer, Call, Reply, Served
-from ..job_object import job_object, times_of
+from ..job_object import JobObject, JobState, job_object, times_of
 from ..outbound import Outbound
 from ..settings import Settings
 from ..waits import until_final, unwatch, watching
+from . import runpod_types as types
+from .runpod_types import EXECUTION_MS, LONGEST_IDEMPOTENCY_KEY, TTL_MS
 
-DEFAULT_WAIT_MS = 90_000
-WAIT_MS = (1_000, 300_000)
-TTL_MS = (10_000, 604_800_000)
 DEFAULT_TTL_MS = 86_400_000
 POLL_SECONDS = 5.0
-MOST_LISTED = 1000
-LONGEST_IDEMPOTENCY_KEY = 256
 SECONDS_BETWEEN_COMMENTS = 15
 SECONDS_TO_WRITE = 30
 
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
-
-class Policy(msgspec.Struct):
-    """The `policy` of a request, as the client sent it; times in ms."""
-
-    executionTimeout: Annotated[int, Meta(ge=5_000, le=604_800_000)] | None = None
-    ttl: Annotated[int, Meta(ge=TTL_MS[0], le=TTL_MS[1])] | None = None
-    lowPriority: bool = False
-
-
-_NO_POLICY = Policy()
+_NO_POLICY = types.Policy()
 _decode_request = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_policy = msgspec.json.Decoder(Policy | None).decode
+_decode_policy = msgspec.json.Decoder(types.Policy | None).decode
 _decode_text = msgspec.json.Decoder(str | None).decode
 
 
@@ -74,6 +63,10 @@ class RunPod:
             "/requests": Served(self.requests, ("GET",), read, "requests"),
         }
 
+    @described(
+        types.Accepted, body=types.JobRequest, query=types.Ttl, headers=types.IDEMPOTENCY_KEY,
+        errors={409: "the idempotency key was used with another body"},
+    )  # fmt: skip
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
@@ -81,9 +74,13 @@ class RunPod:
         id, state = await self._engine.submit(call.endpoint, job, limit=call.limit)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 
+    @described(
+        JobObject, body=types.JobRequest, query=types.TtlAndWait, headers=types.IDEMPOTENCY_KEY,
+        errors={409: "the idempotency key was used with another body"},
+    )  # fmt: skip
     async def runsync(self, call: Call) -> Answer:
         """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
-        wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
+        wait = call.queried(types.TtlAndWait).wait
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
         job = self._parse(call, body, f"sync-{new_id(call.endpoint)}", self._settings.runsync_retention_seconds)
         await self._engine.listen(call.endpoint)
@@ -94,27 +91,31 @@ class RunPod:
         # The idempotency key named a job that was submitted before.
         return await self._wait_for(call, id, wait)
 
+    @described(JobObject, query=types.Ttl)
     async def status(self, call: Call) -> Answer:
         """The job as it is; `?ttl` sets its time to live anew."""
         job = _job_id(call)
-        ttl = call.milliseconds("ttl", *TTL_MS)
-        if ttl is not None and Scope.SUBMIT not in call.key.terms.scopes:
+        ttl = call.queried(types.Ttl).ttl
+        if ttl is not UNSET and Scope.SUBMIT not in call.key.terms.scopes:
             raise Forbidden(f"this key may not set ttl; that takes one with the scope {Scope.SUBMIT}")
         found = await self._engine.status(call.endpoint, job, limit=call.limit)
-        if ttl is not None:
+        if ttl is not UNSET:
             await self._engine.touch(call.endpoint, job, ttl)
         return Reply(job_object(found))
 
+    @described(JobObject, query=types.Wait)
     async def status_sync(self, call: Call) -> Answer:
         """The job when it is final, or when the time to wait is over."""
-        wait = call.milliseconds("wait", *WAIT_MS) or DEFAULT_WAIT_MS
+        wait = call.queried(types.Wait).wait
         return await self._wait_for(call, _job_id(call), wait, call.limit)
 
+    @described(Media({JSON: types.Chunks, "text/event-stream": str}), query=types.From, headers=types.LAST_EVENT_ID)
     async def stream(self, call: Call) -> Answer:
         """The chunks that no call has had, as JSON; or all from a position on, as server-sent events."""
         job = _job_id(call)
+        start = _start(call)
         if "text/event-stream" in call.header(b"accept"):
-            return await self._event_stream(call, job)
+            return await self._event_stream(call, job, start)
         await self._engine.listen(call.endpoint)
         deadline, waited, limit = time.monotonic() + POLL_SECONDS, False, call.limit
         with watching(self._engine, call, call.endpoint, job) as watch:
@@ -127,69 +128,50 @@ class RunPod:
                     break
         if waited:
             await unwatch(self._engine, call.endpoint, polled.job)
-        fields: dict[str, Any] = {"id": job, **times_of(polled.job), "status": polled.job.state}
+        answer = types.Chunks(job, polled.job.state, *times_of(polled.job))
         if polled.restarted:
-            fields["restart"] = True
-        fields["stream"] = [{"output": orjson.Fragment(chunk)} for chunk in polled.chunks]
-        return Reply(orjson.dumps(fields))
+            answer.restart = True
+        answer.stream = [types.Chunk(Raw(chunk)) for chunk in polled.chunks]
+        return Reply(msgspec.json.encode(answer))
 
+    @described(JobState)
     async def cancel(self, call: Call) -> Answer:
         """Cancels the job; one that is final already stays as it is."""
         job = await self._engine.cancel(call.endpoint, _job_id(call), call.limit)
-        return Reply(orjson.dumps({"id": job.id, "status": job.state, **times_of(job)}))
+        return Reply(msgspec.json.encode(JobState(job.id, job.state, *times_of(job))))
 
+    @described(types.Accepted, errors={409: "the job is neither FAILED nor TIMED_OUT"})
     async def retry(self, call: Call) -> Answer:
         """Puts a FAILED or TIMED_OUT job back into the queue."""
         job = _job_id(call)
         await self._engine.retry(call.endpoint, job)
-        return Reply(orjson.dumps({"id": job, "status": State.IN_QUEUE}))
+        return Reply(msgspec.json.encode(types.Accepted(job, State.IN_QUEUE)))
 
+    @described(types.Purged)
     async def purge_queue(self, call: Call) -> Answer:
         """Cancels all jobs that wait."""
-        return Reply(
-            orjson.dumps({"removed": await self._engine.purge(call.endpoint, call.limit), "status": "completed"})
-        )
+        return Reply(msgspec.json.encode(types.Purged(await self._engine.purge(call.endpoint, call.limit))))
 
+    @described(types.Health)
     async def health(self, call: Call) -> Answer:
         """Counts of jobs and workers. `throttled` stays 0: no worker of ours waits for a machine."""
         found = await self._engine.health(call.endpoint, call.limit)
         workers = found.workers
-        return Reply(
-            orjson.dumps(
-                {
-                    "jobs": {
-                        "completed": found.completed,
-                        "failed": found.failed,
-                        "inProgress": found.in_progress,
-                        "inQueue": found.in_queue,
-                        "retried": found.retried,
-                    },
-                    "workers": {
-                        "idle": workers.idle,
-                        "initializing": workers.initializing,
-                        "ready": workers.idle + workers.running,
-                        "running": workers.running,
-                        "throttled": 0,
-                        "unhealthy": workers.unhealthy + workers.crashing,
-                    },
-                }
-            )
-        )
+        jobs = types.JobCounts(found.completed, found.failed, found.in_progress, found.in_queue, found.retried)
+        counts = types.WorkerCounts(
+            workers.idle, workers.initializing, workers.idle + workers.running, workers.running, 0,
+            workers.unhealthy + workers.crashing,
+        )  # fmt: skip
+        return Reply(msgspec.json.encode(types.Health(jobs, counts)))
 
+    @described(types.Page, query=types.Listing)
     async def requests(self, call: Call) -> Answer:
         """Jobs of the endpoint, page by page."""
-        query = call.query
-        limit, state, cursor = query.get("limit", "100"), query.get("status"), query.get("cursor")
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= MOST_LISTED):
-            raise BadRequest(f"limit must be 1 to {MOST_LISTED}, not {limit[:40]!r}")
-        if state is not None and state not in State.__members__:
-            raise BadRequest(f"status must be one of {', '.join(State)}, not {state[:40]!r}")
-        if cursor is not None and not re.fullmatch(r"\d{1,16}\.\d{1,16}", cursor, re.ASCII):
-            raise BadRequest("cursor must be what an earlier page gave as next")
+        query = call.queried(types.Listing)
         await self._engine.health(call.endpoint, call.limit)
-        found = await self._engine.requests(call.endpoint, int(limit), cursor, State(state) if state else None)
-        listed = [orjson.Fragment(job_object(job)) for job in found.jobs]
-        return Reply(orjson.dumps({"requests": listed, "next": found.cursor}))
+        found = await self._engine.requests(call.endpoint, query.limit, query.cursor or None, query.status or None)
+        page = {"requests": [Raw(job_object(job)) for job in found.jobs], "next": found.cursor}
+        return Reply(msgspec.json.encode(page))
 
     def _parse(self, call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
         return parse_submission(call, body, id, retention_seconds, self._outbound.check_url)
@@ -206,16 +188,13 @@ class RunPod:
     async def _until_final(self, call: Call, job: str, watch: Watch, wait: int) -> Job:
         return await until_final(self._engine, call.endpoint, job, watch, wait / 1000, f"/status/{job}")
 
-    async def _event_stream(self, call: Call, job: str) -> Answer:
-        text = call.header(b"last-event-id") or call.query.get("from", "0")
-        if not (text.isascii() and text.isdigit() and len(text) < 16):
-            raise BadRequest(f"the position to go on from must be a whole number, not {text[:40]!r}")
+    async def _event_stream(self, call: Call, job: str, start: int) -> Answer:
         await self._engine.read(
             call.endpoint, job, 0, 1, call.limit
         )  # errors get their status before the stream begins
         await self._engine.listen(call.endpoint)
         return EventSourceResponse(
-            self._events(call.endpoint, job, int(text)), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
+            self._events(call.endpoint, job, start), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
         )
 
     async def _events(self, endpoint: str, job: str, position: int) -> AsyncIterator[bytes]:
@@ -250,7 +229,7 @@ def parse_submission(
     except msgspec.ValidationError as error:
         raise BadRequest(_policy_error(str(error))) from None
     policy = policy or _NO_POLICY
-    ttl = call.milliseconds("ttl", *TTL_MS) or policy.ttl or DEFAULT_TTL_MS
+    ttl = call.queried(types.Ttl).ttl or policy.ttl or DEFAULT_TTL_MS
     key, fingerprint = idempotency_of(call, body)
     return Submission(
         id=id,
@@ -322,7 +301,7 @@ def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
 
 def _policy_error(text: str) -> str:
     field = re.search(r"\$\.(\w+)", text)
-    ranges = {"executionTimeout": (5_000, 604_800_000), "ttl": TTL_MS}
+    ranges = {"executionTimeout": EXECUTION_MS, "ttl": TTL_MS}
     if field is None:
         return "policy must be an object"
     name = field.group(1)
@@ -336,6 +315,16 @@ def _job_id(call: Call) -> str:
     if not _JOB_ID.fullmatch(job):
         raise NotFound("no such job")
     return job
+
+
+def _start(call: Call) -> int:
+    """The position that a stream goes on from."""
+    start, text = call.queried(types.From).start, call.header(b"last-event-id")
+    if not text:
+        return start
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise BadRequest(f"the position to go on from must be a whole number, not {text[:40]!r}")
+    return int(text)
 
 
 def on_one_line(payload: bytes) -> bytes:

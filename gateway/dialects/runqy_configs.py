@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import msgspec
 import orjson
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from ..access.access import Access
 from ..access.keys import Scope
+from ..described import described
 from ..engine.endpoints import ID, Config, Endpoint, Endpoints
 from ..engine.keys import name_of
 from ..engine.queue_config import DEFAULT, QueueConfig, SubQueue
@@ -18,14 +19,29 @@ from ..queue_definition import QueueDefinition
 from ..queue_loader import QueueLoader
 from ..queues import NAME, Named, named, split, sub_queues_of
 from ..settings import Settings
+from . import runqy_types as types
 from .manage import check_vaults, json_object, shown_queue
 from .runqy_errors import use
 
+_NAME = f"^{ID.pattern}(?:[.][A-Za-z0-9][A-Za-z0-9_-]{{0,62}})?$"
 
-class _Creation(QueueDefinition, kw_only=True, forbid_unknown_fields=True):
+
+class QueueListing(msgspec.Struct):
+    """Of the list of queues."""
+
+    deleted: Annotated[bool, Meta(description="also those that are deleted")] = False
+
+
+class Creating(msgspec.Struct):
+    """Of the making of a queue."""
+
+    force: Annotated[bool, Meta(description="changes one that is there")] = False
+
+
+class NewQueue(QueueDefinition, kw_only=True, forbid_unknown_fields=True):
     """`name`: `PARENT.SUB_QUEUE`, or `PARENT` for its sub-queue `default`, or for those that it lists."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": _NAME})]
 
     def __post_init__(self) -> None:
         """Raises ValueError: what msgspec makes its own error of."""
@@ -69,20 +85,21 @@ class RunqyConfigs:
             ("/workers/reload", "POST"): reload,
         }
 
+    @described(types.QueueList, query=QueueListing)
     async def list(self, call: Call) -> Answer:
         """The queues that take jobs, of all endpoints that the key is for; with `?deleted=true` the others too, each
         with whether it is `enabled`."""
-        only, deleted = call.key.terms.endpoints, _is_set(call, "deleted")
+        only, deleted = call.key.terms.endpoints, call.queried(QueueListing).deleted
         queues = [
-            {"name": f"{endpoint.id}.{each.name}", "priority": each.priority}
-            | ({"enabled": each.enabled} if deleted else {})
+            types.QueueSummary(f"{endpoint.id}.{each.name}", each.priority, enabled=each.enabled if deleted else UNSET)
             for endpoint in await self._endpoints.list(call.tenant)
             if not only or endpoint.id in only
             for each in sub_queues_of(endpoint.config.queue)
             if each.enabled or deleted
         ]
-        return Reply(orjson.dumps({"queues": queues, "count": len(queues)}))
+        return Reply(msgspec.json.encode(types.QueueList(queues, len(queues))))
 
+    @described(types.QueueObject)
     async def show(self, call: Call) -> Answer:
         """One queue. Of a name without a sub-queue it is `default`, or the one that is served first."""
         found = await self._named(call, enabled=True)
@@ -91,17 +108,18 @@ class RunqyConfigs:
         chosen = next((each for each in found.enabled if each.name == DEFAULT), found.enabled[0])
         return Reply(orjson.dumps(_shown(found.endpoint, chosen)))
 
+    @described(types.MadeQueue, status=201, body=NewQueue, query=Creating, errors={409: "there is one"})
     async def create(self, call: Call) -> Answer:
         """Makes a queue, or enables one that was deleted; with `?force=true`, changes one that is there."""
         try:
-            wanted = msgspec.convert(await json_object(call, self._settings), _Creation)
+            wanted = msgspec.convert(await json_object(call, self._settings), NewQueue)
         except msgspec.ValidationError as error:
             raise BadRequest(str(error)) from None
         id, sub_queue = split(wanted.name)
         call.facts |= {"queue": wanted.name, "endpoint": id}
         if call.key.terms.endpoints and id not in call.key.terms.endpoints:
             raise Forbidden("this key is not for this endpoint")
-        force, names = _is_set(call, "force"), wanted.names(sub_queue or DEFAULT)
+        force, names = call.queried(Creating).force, wanted.names(sub_queue or DEFAULT)
         is_there = False
 
         def make(before: Config | None) -> Config:
@@ -121,23 +139,26 @@ class RunqyConfigs:
         message = "Queue updated successfully" if is_there else "Queue created successfully"
         return Reply(orjson.dumps({"queue": _shown(endpoint, chosen), "message": message}), 201)
 
+    @described(types.ChangedQueues)
     async def delete(self, call: Call) -> Answer:
         """Has a queue take no jobs any more, and serve none; what is in it stays there. Of a name without a sub-queue
         all are meant."""
         names = await self._switch(call, enabled=False)
         return _done(call, "deleted", names)
 
+    @described(types.ChangedQueues)
     async def restore(self, call: Call) -> Answer:
         """The opposite."""
         names = await self._switch(call, enabled=True)
         return _done(call, "restored", names)
 
+    @described(types.Reloaded)
     async def reload(self, call: Call) -> Answer:
         """Loads the queue files of the gateway that is asked."""
         if call.tenant != self._files.tenant or call.key.terms.endpoints:
             raise Forbidden("the queue files are of another tenant, or this key is for some endpoints only")
         loaded = await self._files.reload()
-        return Reply(orjson.dumps(loaded._asdict() | {"timestamp": int(time.time())}))
+        return Reply(msgspec.json.encode(types.Reloaded(*loaded, timestamp=int(time.time()))))
 
     async def _named(self, call: Call, enabled: bool) -> Named | None:
         """What the name in the path stands for. `enabled`: whether only what takes jobs is meant."""
@@ -182,20 +203,8 @@ def _shown(endpoint: Endpoint, chosen: SubQueue) -> dict[str, Any]:
 
 def _done(call: Call, what: str, names: tuple[str, ...]) -> Reply:
     message = f"Queue '{call.parameters['queue']}' {what} successfully"
-    return Reply(orjson.dumps({"message": message, "queues": names}))
+    return Reply(msgspec.json.encode(types.ChangedQueues(message, list(names))))
 
 
 def _not_found(name: str) -> NotFound:
     return NotFound(f"queue '{name[:200]}' not found")
-
-
-def _is_set(call: Call, name: str) -> bool:
-    """A flag of the query.
-
-    Raises:
-        BadRequest: neither true nor false.
-    """
-    text = call.query.get(name, "false").lower()
-    if text not in ("true", "false", "1", "0"):
-        raise BadRequest(f"{name} must be true or false, not {text[:40]!r}")
-    return text in ("true", "1")

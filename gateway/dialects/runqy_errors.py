@@ -1,22 +1,37 @@
 """What all of Runqy's routes have in common: how they say what went wrong, and which endpoints a key is for."""
 
-import orjson
+import msgspec
 
 from ..access.access import Access
+from ..described import telling
 from ..engine.endpoints import Endpoint
 from ..errors import Blocked, Error, Forbidden, Unauthorized
 from ..http import Call, Reply
 
 
+class Errors(msgspec.Struct):
+    """What went wrong."""
+
+    errors: list[str]
+
+
+class RegisterErrors(Errors):
+    """What went wrong, twice."""
+
+    error: str
+
+
+@telling(Errors)
 def error_reply(error: Error) -> Reply:
     """An error as Runqy's clients know it. All wrong keys get the same words."""
-    return Reply(orjson.dumps({"errors": [_message(error)]}), error.status, error.headers)
+    return Reply(msgspec.json.encode(Errors([_message(error)])), error.status, error.headers)
 
 
+@telling(RegisterErrors)
 def register_error_reply(error: Error) -> Reply:
     """An error of `/worker/register`: Runqy's documents and its code name the field differently."""
     message = _message(error)
-    return Reply(orjson.dumps({"error": message, "errors": [message]}), error.status, error.headers)
+    return Reply(msgspec.json.encode(RegisterErrors([message], message)), error.status, error.headers)
 
 
 def _message(error: Error) -> str:

@@ -1,13 +1,14 @@
 """Runqy's workers say which queue they are for, and get what they need to deploy its code."""
 
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
-import orjson
+from msgspec import Meta
 
 from ..access.access import Access
 from ..access.keys import Scope
+from ..described import described
 from ..engine.endpoints import Endpoint, Endpoints
 from ..engine.queue_config import DEFAULT, Deployment
 from ..errors import BadRequest, Conflict, Error, NotFound
@@ -15,6 +16,7 @@ from ..http import Answer, Call, Managed, Reply
 from ..queues import NAME, Named, named
 from ..settings import Settings
 from ..vaults import Vaults
+from . import runqy_types as types
 from .runqy_errors import use
 
 MOST_BYTES = 64_000
@@ -22,15 +24,17 @@ REDIS_PORTS = {"redis": 6379, "rediss": 6379, "redis+cluster": 6379, "rediss+clu
 SENTINEL_PORT = 26379
 
 
-class _Registration(msgspec.Struct):
-    queue: str = ""
+class QueueRegistration(msgspec.Struct):
+    """A worker of a queue, by its name."""
+
+    queue: Annotated[str, Meta(extra_json_schema={"pattern": f"^{NAME.pattern}$"})]
     hostname: str = ""
     os: str = ""
     version: str = ""
     worker_id: str = ""
 
 
-_decode = msgspec.json.Decoder(_Registration).decode
+_decode = msgspec.json.Decoder(QueueRegistration).decode
 
 
 class RunqyRegister:
@@ -46,6 +50,10 @@ class RunqyRegister:
         """(path, method), and what is served there."""
         return {("/worker/register", "POST"): Managed(self.register, Scope.WORKER, "worker.register")}
 
+    @described(
+        types.QueueRegistered, body=QueueRegistration,
+        errors={404: "there is no such queue", 409: "the queue has no deployment", 500: "a vault cannot be had"},
+    )  # fmt: skip
     async def register(self, call: Call) -> Answer:
         """What a worker of a queue has to know, with the values of the vaults that the queue lists.
 
@@ -60,24 +68,22 @@ class RunqyRegister:
                 f"queue '{registration.queue}' has no deployment: it has neither a git_url nor a startup_cmd"
             )
         chosen = next((each for each in found.enabled if each.name == DEFAULT), found.enabled[0])
-        answer = {
-            "redis": {
-                "addr": address_of(self._settings),
-                "password": "",
-                "db": 0,
-                "use_tls": _uses_tls(self._settings),
-            },
-            "queue": {"name": registration.queue, "priority": chosen.priority, "mode": deployment.mode},
-            "sub_queues": [{"name": f"{endpoint.id}.{each.name}", "priority": each.priority} for each in found.enabled],
-            "deployment": _shown(deployment),
-            "runlane": {"endpoint": endpoint.id, "lease_ms": endpoint.lease_ms},
-        }
-        return Reply(orjson.dumps(answer | await self._secrets(call, endpoint, deployment)))
+        answer = types.QueueRegistered(
+            redis=types.StoreAddress(address_of(self._settings), "", 0, _uses_tls(self._settings)),
+            queue=types.RegisteredQueue(registration.queue, chosen.priority, deployment.mode),
+            sub_queues=[types.QueueSummary(f"{endpoint.id}.{each.name}", each.priority) for each in found.enabled],
+            deployment=msgspec.convert(deployment, types.RegisteredDeployment, from_attributes=True),
+            runlane=types.RegisteredEndpoint(endpoint.id, endpoint.lease_ms),
+            **await self._secrets(call, endpoint, deployment),
+        )
+        return Reply(msgspec.json.encode(answer))
 
-    async def _registration(self, call: Call) -> _Registration:
+    async def _registration(self, call: Call) -> QueueRegistration:
         try:
             registration = _decode(await call.body(MOST_BYTES, self._settings.body_seconds))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if "missing required field `queue`" in str(error):
+                raise BadRequest("queue name is required") from None
             raise BadRequest(f"invalid request: {error}") from None
         call.facts["queue"] = registration.queue[:200]
         for name in ("hostname", "worker_id"):
@@ -126,22 +132,6 @@ class RunqyRegister:
             return await self._vaults.value(call.tenant, vault, key)
         except NotFound as error:
             raise Error(f"failed to resolve git_token from vault '{vault}': {error.message}") from None
-
-
-def _shown(deployment: Deployment) -> dict[str, Any]:
-    """A deployment in Runqy's fields, which leaves out what is empty where Runqy does."""
-    fields = {
-        "git_url": deployment.git_url,
-        "branch": deployment.branch,
-        "startup_cmd": deployment.startup_cmd,
-        "mode": deployment.mode,
-        "startup_timeout_secs": deployment.startup_timeout_secs,
-        "redis_storage": deployment.redis_storage,
-    }
-    for name in ("code_path", "requirements_file", "vaults"):
-        if value := getattr(deployment, name):
-            fields[name] = value
-    return fields
 
 
 def address_of(settings: Settings) -> str:

@@ -1,31 +1,34 @@
 """Vaults, as Runqy's clients manage them, and the rotation of their master key, which Runqy has not."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-import orjson
 from msgspec import Meta
 
 from ..access.keys import Scope
+from ..described import described
 from ..errors import BadRequest, Forbidden
 from ..http import Answer, Call, Managed, Reply
 from ..settings import Settings
 from ..vault_keys import Value
-from ..vaults import Entry, Vaults, check_entry
+from ..vaults import ENTRY, Entry, Vaults, check_entry
+from . import runqy_types as types
 from .manage import json_object
 
-_NotEmpty = Annotated[str, Meta(min_length=1)]
 
+class NewVault(msgspec.Struct):
+    """A vault to be made."""
 
-class _NewVault(msgspec.Struct):
-    name: _NotEmpty
+    name: Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$"})]
     description: str = ""
 
 
-class _NewEntry(msgspec.Struct):
-    key: _NotEmpty
-    value: _NotEmpty
+class NewEntry(msgspec.Struct):
+    """An entry to be made, or changed."""
+
+    key: Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": f"^{ENTRY.pattern}$"})]
+    value: Annotated[str, Meta(min_length=1, extra_json_schema={"pattern": r"^[^\x00]+$"})]
     is_secret: bool = True
 
 
@@ -56,53 +59,56 @@ class RunqyVaults:
         """Likewise, of those that are ours and not Runqy's."""
         return {("/v1/vaults/rotate", "POST"): Managed(self.rotate, Scope.MANAGE, "vault.rotate")}
 
+    @described(types.VaultList)
     async def list(self, call: Call) -> Answer:
         """All vaults of the tenant, without what is in them."""
         found = await self._vaults.list(self._tenant(call))
-        shown = [{"name": each.name, "description": each.description, "entry_count": each.entries} for each in found]
-        return Reply(orjson.dumps({"vaults": shown, "count": len(shown)}))
+        shown = [types.VaultSummary(each.name, each.description, each.entries) for each in found]
+        return Reply(msgspec.json.encode(types.VaultList(shown, len(shown))))
 
+    @described(types.MadeVault, status=201, body=NewVault, errors={409: "there is a vault of this name, or too many"})
     async def create(self, call: Call) -> Answer:
         """Makes an empty vault."""
         tenant = self._tenant(call)
-        wanted = await self._wanted(call, _NewVault)
+        wanted = await self._wanted(call, NewVault)
         call.facts["vault"] = wanted.name[:100]
         await self._vaults.create(tenant, wanted.name, wanted.description)
-        vault = {"name": wanted.name, "description": wanted.description}
-        return Reply(orjson.dumps({"message": "vault created successfully", "vault": vault}), 201)
+        vault = types.VaultName(wanted.name, wanted.description)
+        return Reply(msgspec.json.encode(types.MadeVault("vault created successfully", vault)), 201)
 
+    @described(types.VaultObject)
     async def show(self, call: Call) -> Answer:
         """One vault with its entries; secrets are masked."""
         vault = await self._vaults.show(self._tenant(call), call.parameters["vault"])
-        shown = {
-            "name": vault.name,
-            "description": vault.description,
-            "entries": [_shown(entry) for entry in vault.entries],
-            "created_at": _time(vault.created),
-            "updated_at": _time(vault.updated),
-        }
-        return Reply(orjson.dumps(shown))
+        entries = [_shown(entry) for entry in vault.entries]
+        shown = types.VaultObject(vault.name, vault.description, entries, _time(vault.created), _time(vault.updated))
+        return Reply(msgspec.json.encode(shown))
 
+    @described(types.Message)
     async def delete(self, call: Call) -> Answer:
         """Deletes a vault with its entries."""
         tenant, name = self._tenant(call), self._vault(call)
         await self._vaults.delete(tenant, name)
         return _said("vault deleted successfully")
 
+    @described(types.VaultEntries)
     async def list_entries(self, call: Call) -> Answer:
         """The entries of a vault; secrets are masked."""
         vault = await self._vaults.show(self._tenant(call), call.parameters["vault"])
-        return Reply(orjson.dumps({"entries": [_shown(entry) for entry in vault.entries], "count": len(vault.entries)}))
+        entries = [_shown(entry) for entry in vault.entries]
+        return Reply(msgspec.json.encode(types.VaultEntries(entries, len(entries))))
 
+    @described(types.Message, body=NewEntry, errors={409: "there are too many entries"})
     async def set_entry(self, call: Call) -> Answer:
         """Makes an entry, or replaces its value."""
         tenant, name = self._tenant(call), self._vault(call)
-        wanted = await self._wanted(call, _NewEntry)
+        wanted = await self._wanted(call, NewEntry)
         check_entry(wanted.key)  # before it is logged: it may be a secret that stands in the wrong field
         call.facts["entry"] = wanted.key
         await self._vaults.set_entry(tenant, name, wanted.key, Value(wanted.value, wanted.is_secret))
         return _said("entry set successfully")
 
+    @described(types.Message)
     async def unset_entry(self, call: Call) -> Answer:
         """Deletes an entry."""
         tenant, name, entry = self._tenant(call), self._vault(call), call.parameters["entry"]
@@ -110,11 +116,12 @@ class RunqyVaults:
         await self._vaults.unset_entry(tenant, name, entry)
         return _said("entry deleted successfully")
 
+    @described(types.RotatedVaults)
     async def rotate(self, call: Call) -> Answer:
         """Encrypts all entries of the tenant with the first master key."""
         done = await self._vaults.rotate(self._tenant(call))
         call.facts["rotated"] = str(done.rotated)
-        return Reply(orjson.dumps(done._asdict()))
+        return Reply(msgspec.json.encode(types.RotatedVaults(*done)))
 
     def _tenant(self, call: Call) -> str:
         """The caller's tenant, of all of whose endpoints its vaults are; the first thing to be asked for."""
@@ -136,17 +143,11 @@ class RunqyVaults:
 
 
 def _said(message: str) -> Reply:
-    return Reply(orjson.dumps({"message": message}))
+    return Reply(msgspec.json.encode(types.Message(message)))
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
-    return {
-        "key": entry.name,
-        "value": entry.shown,
-        "is_secret": entry.is_secret,
-        "created_at": _time(entry.created),
-        "updated_at": _time(entry.updated),
-    }
+def _shown(entry: Entry) -> types.VaultEntry:
+    return types.VaultEntry(entry.name, entry.shown, entry.is_secret, _time(entry.created), _time(entry.updated))
 
 
 def _time(ms: int) -> str:

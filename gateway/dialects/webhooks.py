@@ -2,32 +2,86 @@
 neither."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import orjson
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from ..access.keys import Scope
 from ..access.webhook_secrets import WebhookSecret, WebhookSecrets
+from ..described import described
 from ..engine.deliveries import Attempt, Deliveries, Delivery, DeliveryState
 from ..errors import BadRequest, Forbidden, NotFound
 from ..http import Answer, Call, Managed, Reply
+from ..queries import Cursor, PageLimit
 from ..settings import Settings
 
-MOST_LISTED = 1000
 MOST_BYTES = 1000
 OVERLAP_SECONDS = 86_400
 
-_STATES = tuple(state.value for state in DeliveryState)
-_ID = re.compile(r"msg_[A-Za-z0-9-]{1,64}_\d{1,9}", re.ASCII)
+_ID = re.compile(r"msg_[A-Za-z0-9-]{1,64}_[0-9]{1,9}")
+_PATH = {"delivery": Annotated[str, Meta(pattern=f"^{_ID.pattern}$", description="the webhook's id")]}
 
 
-class _Rotation(msgspec.Struct, forbid_unknown_fields=True):
+class SecretRotation(msgspec.Struct, forbid_unknown_fields=True):
+    """For how long the secrets before stay in force."""
+
     overlapSeconds: Annotated[int, Meta(ge=0, le=30 * 86_400)] = OVERLAP_SECONDS
 
 
-_decode_rotation = msgspec.json.Decoder(_Rotation).decode
+class DeliveryListing(msgspec.Struct):
+    """Of /webhooks."""
+
+    limit: PageLimit = 100
+    state: DeliveryState | UnsetType = UNSET
+    cursor: Cursor | UnsetType = UNSET
+
+
+class DeliveryAttempt(msgspec.Struct):
+    """A try, when it began (ms since the epoch): the status that the receiver answered with, or in one word what went
+    wrong."""
+
+    at: int
+    status: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    durationMs: int = 0
+
+
+class DeliveryObject(msgspec.Struct):
+    """A webhook, with the last few tries; times are in ms since the epoch."""
+
+    id: str
+    job: str
+    url: str
+    state: DeliveryState
+    attempts: list[DeliveryAttempt]
+    nextAttemptAt: int | None
+    createdAt: int
+
+
+class DeliveryPage(msgspec.Struct):
+    """Webhooks, the newest first; `next` is the cursor of the next page, null at the end."""
+
+    webhooks: list[DeliveryObject]
+    next: str | None
+
+
+class SecretObject(msgspec.Struct):
+    """A secret; times are in ms since the epoch."""
+
+    id: str
+    createdAt: int
+    expiresAt: int | None
+    secret: str
+
+
+class SecretList(msgspec.Struct):
+    """Secrets, the newest first."""
+
+    secrets: list[SecretObject]
+
+
+_decode_rotation = msgspec.json.Decoder(SecretRotation).decode
 
 
 class WebhookLog:
@@ -49,35 +103,37 @@ class WebhookLog:
             ("/v1/webhook-secrets", "POST"): Managed(self.rotate_secret, Scope.MANAGE, "webhook_secret.rotate"),
         }
 
+    @described(DeliveryPage, query=DeliveryListing)
     async def list(self, call: Call) -> Answer:
         """The deliveries of an endpoint, page by page, the newest first."""
-        query = call.query
-        limit, state, cursor = query.get("limit", "100"), query.get("state"), query.get("cursor")
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= MOST_LISTED):
-            raise BadRequest(f"limit must be 1 to {MOST_LISTED}, not {limit[:40]!r}")
-        if state is not None and state not in _STATES:
-            raise BadRequest(f"state must be one of {', '.join(_STATES)}, not {state[:40]!r}")
-        if cursor is not None and not re.fullmatch(r"\d{1,16}\.\d{1,16}", cursor, re.ASCII):
-            raise BadRequest("cursor must be what an earlier page gave as next")
+        query = call.queried(DeliveryListing)
         found = await self._deliveries.list(
-            call.endpoint, int(limit), cursor, DeliveryState(state) if state is not None else None, call.limit
+            call.endpoint, query.limit, query.cursor or None, query.state or None, call.limit
         )
-        return Reply(orjson.dumps({"webhooks": [_shown(each) for each in found.deliveries], "next": found.cursor}))
+        return Reply(msgspec.json.encode(DeliveryPage([_shown(each) for each in found.deliveries], found.cursor)))
 
+    @described(DeliveryObject, path=_PATH)
     async def show(self, call: Call) -> Answer:
         """One delivery."""
-        return Reply(orjson.dumps(_shown(await self._deliveries.get(call.endpoint, _delivery_id(call), call.limit))))
+        return Reply(
+            msgspec.json.encode(_shown(await self._deliveries.get(call.endpoint, _delivery_id(call), call.limit)))
+        )
 
+    @described(DeliveryObject, path=_PATH, errors={409: "it has not failed"})
     async def retry(self, call: Call) -> Answer:
         """Has a delivery tried now, also one that was delivered or has failed."""
         id = _delivery_id(call)
         await self._deliveries.retry(call.endpoint, id, call.limit)
-        return Reply(orjson.dumps(_shown(await self._deliveries.get(call.endpoint, id))))
+        return Reply(msgspec.json.encode(_shown(await self._deliveries.get(call.endpoint, id))))
 
+    @described(SecretList)
     async def list_secrets(self, call: Call) -> Answer:
         """The secrets in force, the newest first."""
         return _secrets_shown(await self._secrets.in_force(_tenant(call)))
 
+    @described(
+        SecretList, status=201, body=SecretRotation, body_is_optional=True, errors={409: "too many are in force"}
+    )
     async def rotate_secret(self, call: Call) -> Answer:
         """Makes a new secret; those before stay in force for `overlapSeconds`."""
         try:
@@ -103,25 +159,19 @@ def _tenant(call: Call) -> str:
     return call.tenant
 
 
-def _shown(delivery: Delivery) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "job": delivery.job,
-        "url": delivery.url,
-        "state": delivery.state,
-        "attempts": [_attempt_shown(attempt) for attempt in delivery.attempts],
-        "nextAttemptAt": delivery.due,
-        "createdAt": delivery.created,
-    }
+def _shown(delivery: Delivery) -> DeliveryObject:
+    return DeliveryObject(
+        delivery.id, delivery.job, delivery.url, delivery.state,
+        [_attempt_shown(attempt) for attempt in delivery.attempts], delivery.due, delivery.created,
+    )  # fmt: skip
 
 
-def _attempt_shown(attempt: Attempt) -> dict[str, Any]:
-    result = {"status": int(attempt.result)} if attempt.result.isdigit() else {"error": attempt.result}
-    return {"at": attempt.at, **result, "durationMs": attempt.duration}
+def _attempt_shown(attempt: Attempt) -> DeliveryAttempt:
+    if attempt.result.isdigit():
+        return DeliveryAttempt(attempt.at, status=int(attempt.result), durationMs=attempt.duration)
+    return DeliveryAttempt(attempt.at, error=attempt.result, durationMs=attempt.duration)
 
 
 def _secrets_shown(secrets: list[WebhookSecret], status: int = 200) -> Reply:
-    shown = [
-        {"id": each.id, "createdAt": each.created, "expiresAt": each.expires, "secret": each.secret} for each in secrets
-    ]
-    return Reply(orjson.dumps({"secrets": shown}), status)
+    shown = [SecretObject(each.id, each.created, each.expires, each.secret) for each in secrets]
+    return Reply(msgspec.json.encode(SecretList(shown)), status)

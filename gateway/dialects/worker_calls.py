@@ -11,27 +11,28 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import orjson
-from msgspec import Meta
+from msgspec import UNSET
 
 from handler_sdk.encoding import NotJsonError, split_string, to_json
 
+from ..access.keys import Scope
 from ..access.workers import WorkerAccess
+from ..described import JSON, Media, described
 from ..engine.endpoints import Endpoint
 from ..engine.polls import Handed, HungUp, Polls
 from ..engine.reports import Reports, digest_of, held_by
 from ..engine.tasks import end
 from ..errors import BadRequest, Error, Forbidden, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
-from ..http import NO_CONTENT, Answer, Call, Operation, Reply, Served
+from ..http import NO_CONTENT, Answer, ByMethod, Call, Operation, Reply, Served
 from ..settings import Settings
+from . import worker_types as types
 
 logger = logging.getLogger(__name__)
 
-LONGEST_POLL_MS = 80_000
-MOST_JOBS = 1000
 MOST_BYTES = 1_000_000
 MOST_DESCRIPTION = 16_000
 ROOM_AROUND_A_VALUE = 65_536
@@ -45,31 +46,12 @@ RAW_JOBS = "application/x-runlane-jobs"
 
 WORKER_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?")
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-
-Attempt = tuple[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=1, le=999_999_999)]]
-Attempts = Annotated[list[Attempt], Meta(max_length=10_000)]
-
-
-class _Renewal(msgspec.Struct):
-    gone_ms: Annotated[int, Meta(ge=1000, le=86_400_000)]
-    concurrency: Annotated[int, Meta(ge=0, le=1_000_000)]
-    state: Annotated[str, Meta(pattern="^[a-z_]{1,20}$")]
-    description: dict[str, msgspec.Raw] | None = None
-    attempts: Attempts = []
-
-
-class _Kept(msgspec.Struct):
-    attempts: Attempts
-    number: Annotated[int, Meta(ge=0, le=9_007_199_254_740_991)] = 0
-
-
-class _Loss(msgspec.Struct):
-    error: str
-
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_chunks = msgspec.json.Decoder(Annotated[list[msgspec.Raw], Meta(max_length=1000)]).decode
+_decode_chunks = msgspec.json.Decoder(types.Chunks).decode
+
+
+_POLL_ERRORS = {429: "the store is not available at present; RunPod's SDK comes back after 5 s"}
 
 
 class WorkerCalls:
@@ -84,6 +66,7 @@ class WorkerCalls:
     def operations(self) -> dict[str, Served]:
         """Path under /v2/{endpoint}, and what is served there. A refusal has to be told in its own way, so the key is
         checked by each operation."""
+        pings = ByMethod({"GET": self.ping, "POST": self.renew})
         paths: dict[str, tuple[Operation, tuple[str, ...]]] = {
             "/job-take/{worker}": (self.take_one, ("GET",)),
             "/job-take-batch/{worker}": (self.take_batch, ("GET",)),
@@ -92,42 +75,54 @@ class WorkerCalls:
             "/job-done/{worker}/{job}": (self.done, ("POST",)),
             "/job-lost/{worker}/{job}": (self.lose, ("POST",)),
             "/job-return/{worker}": (self.give_back, ("POST",)),
-            "/ping/{worker}": (self.ping, ("GET", "POST")),
+            "/ping/{worker}": (pings, ("GET", "POST")),
         }
         return {path: Served(operation, methods, None) for path, (operation, methods) in paths.items()}
 
+    @described(types.JobGiven, also={204: None}, query=types.Taking, errors=_POLL_ERRORS, scope=Scope.WORKER)
     async def take_one(self, call: Call) -> Answer:
         """A job as JSON, or 204 when none comes."""
-        jobs = await self._take(call, 1)
+        jobs = await self._take(call, call.queried(types.Taking), 1)
         return Reply(_job_object(jobs[0])) if jobs else _NOTHING
 
+    @described(
+        Media({JSON: list[types.JobGiven], RAW_JOBS: bytes}), also={204: None}, query=types.BatchTaking,
+        errors=_POLL_ERRORS, scope=Scope.WORKER,
+    )  # fmt: skip
     async def take_batch(self, call: Call) -> Answer:
         """A list of jobs, or, for our own SDK, their bytes; 204 when none comes."""
-        jobs = await self._take(call, _number(call, "batch_size", 1, MOST_JOBS) or 1)
+        query = call.queried(types.BatchTaking)
+        jobs = await self._take(call, query, query.batch_size)
         if not jobs:
             return _NOTHING
         if call.header(b"accept") == RAW_JOBS:
             return Reply(b"".join(map(_raw_job, jobs)), content_type=RAW_JOBS.encode())
         return Reply(b"[%b]" % b",".join(map(_job_object, jobs)))
 
+    @described(types.Stops, also={204: None}, query=types.Polling, errors=_POLL_ERRORS, scope=Scope.WORKER)
     async def stops(self, call: Call) -> Answer:
         """The jobs that the worker is to stop, as soon as there are any; else 204."""
         async with _polling(call) as hung_up:
             endpoint, worker = await self._access.admit(call), _worker(call)
-            found = await self._polls.stops(endpoint.name, worker, self._seconds_to_wait(call), hung_up)
+            seconds = self._seconds_to_wait(call.queried(types.Polling))
+            found = await self._polls.stops(endpoint.name, worker, seconds, hung_up)
         if not found:
             return _NOTHING
-        return Reply(msgspec.json.encode({"jobsToStop": [stop.job for stop in found], "stops": found}))
+        return Reply(msgspec.json.encode(types.Stops([stop.job for stop in found], found)))
 
+    @described(
+        types.Heard, body=types.Output | types.Chunks, query=types.Streaming, scope=Scope.WORKER,
+        errors={409: "chunks before the first one are missing"},
+    )  # fmt: skip
     async def stream(self, call: Call) -> Answer:
         """Chunks of a running job."""
         endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
-        attempt, first = _attempt(call), _number(call, "first", 1, 10**15) or 1
-        limit = self._settings.chunk_limit
+        query = call.queried(types.Streaming)
+        attempt, limit = _attempt(query), self._settings.chunk_limit
         try:
             body = await self._body(call, self._settings.output_limit)
             if attempt is not None:
-                return _answer(await self._reports.emit(endpoint.name, job, attempt, first, _chunks(body, limit)))
+                return _answer(await self._reports.emit(endpoint.name, job, attempt, query.first, _chunks(body, limit)))
             chunks = _pieces(bytes(_fields(body).get("output", b"null")), limit)
         except (BadRequest, TooLarge) as error:
             return await self._fail(endpoint, worker, job, attempt, error)
@@ -137,10 +132,12 @@ class WorkerCalls:
             call.connection.expect_reading(lambda: self._reports.note_unheard(endpoint.name, job, worker, digest))
         return _answer(state)
 
+    @described(types.Heard, body=types.Result, query=types.Ending, scope=Scope.WORKER)
     async def done(self, call: Call) -> Answer:
         """The end of a job, or its progress."""
         endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
-        attempt = _attempt(call)
+        query = call.queried(types.Ending)
+        attempt = _attempt(query)
         try:
             fields = _fields(await self._body(call, self._settings.output_limit))
         except (BadRequest, TooLarge) as error:
@@ -149,54 +146,61 @@ class WorkerCalls:
             value = bytes(fields.get("output", b"null"))
             return _answer(await self._reports.progress(endpoint.name, job, attempt or held_by(worker), value))
         ends = bytes(fields.get("stopPod", b"")) == b"true"
-        outcome = _outcome(fields, attempt is not None, call.query.get("isStream") == "true")
+        outcome = _outcome(fields, attempt is not None, query.isStream == "true")
         state = await self._reports.finish(endpoint.name, worker, job, attempt or held_by(worker), outcome, ends)
         if state is not None:
             logger.debug("job %s: a result of worker %s came when the job was %s", job, worker, state)
         return _answer(state)
 
+    @described(types.Heard, body=types.Loss, query=types.Attempted, scope=Scope.WORKER)
     async def lose(self, call: Call) -> Answer:
         """Our SDK gives an attempt up."""
         endpoint, worker, job = await self._access.admit(call), _worker(call), _job(call)
-        loss = _decode(_Loss, await self._body(call, MOST_BYTES))
-        return _answer(await self._reports.lose(endpoint.name, job, _attempt(call) or held_by(worker), loss.error))
+        attempt = _attempt(call.queried(types.Attempted)) or held_by(worker)
+        loss = _decode(types.Loss, await self._body(call, MOST_BYTES))
+        return _answer(await self._reports.lose(endpoint.name, job, attempt, loss.error))
 
+    @described(types.Heard, body=types.Kept, scope=Scope.WORKER)
     async def give_back(self, call: Call) -> Answer:
         """Our SDK says what it has; whatever else it was given goes back to the queue."""
         endpoint, worker = await self._access.admit(call), _worker(call)
-        kept = _decode(_Kept, await self._body(call, MOST_BYTES))
+        kept = _decode(types.Kept, await self._body(call, MOST_BYTES))
         await self._reports.give_back(endpoint.name, worker, kept.number, kept.attempts)
         return _answer(None)
 
+    @described(types.Heard, query=types.Sign, scope=Scope.WORKER)
     async def ping(self, call: Call) -> Answer:
-        """A sign of life: by GET from RunPod's SDK, which names its jobs, by POST from ours."""
+        """A sign of life of RunPod's SDK, which names its jobs."""
         endpoint, worker = await self._access.admit(call), _worker(call)
-        if call.method == "GET":
-            query = call.query
-            jobs = [job for job in query.get("job_id", "").split(",") if _JOB_ID.fullmatch(job)]
-            unhealthy = ""
-            if query.get("status") == "unhealthy":
-                unhealthy = f"{query.get('check', 'a check')}: {query.get('reason', 'failed')}"[:1000]
-                logger.warning("worker %s of endpoint %s is unhealthy: %r", worker, endpoint.name, unhealthy)
-            description = _description(query)
-            await self._reports.ping(endpoint.name, worker, _alive_ms(endpoint), jobs, description, unhealthy)
-            return _answer(None)
-        renewal = _decode(_Renewal, await self._body(call, MOST_BYTES))
+        sign = call.queried(types.Sign)
+        jobs = [job for job in sign.job_id.split(",") if _JOB_ID.fullmatch(job)]
+        unhealthy = ""
+        if sign.status == "unhealthy":
+            unhealthy = f"{sign.check}: {sign.reason}"[:1000]
+            logger.warning("worker %s of endpoint %s is unhealthy: %r", worker, endpoint.name, unhealthy)
+        await self._reports.ping(endpoint.name, worker, _alive_ms(endpoint), jobs, _description(sign), unhealthy)
+        return _answer(None)
+
+    @described(types.Lapsed, body=types.Renewal, scope=Scope.WORKER)
+    async def renew(self, call: Call) -> Answer:
+        """A sign of life of our own SDK, and of its attempts."""
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        renewal = _decode(types.Renewal, await self._body(call, MOST_BYTES))
         text = b"" if renewal.description is None else msgspec.json.encode(renewal.description)
         if len(text) > MOST_DESCRIPTION:
             raise BadRequest(f"the description has {len(text)} bytes; the limit is {MOST_DESCRIPTION} bytes")
         lapsed = await self._reports.renew(
             endpoint.name, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
-        return Reply(msgspec.json.encode({"lapsed": lapsed}))
+        return Reply(msgspec.json.encode(types.Lapsed(lapsed)))
 
-    async def _take(self, call: Call, most: int) -> list[Handed]:
+    async def _take(self, call: Call, query: types.Taking, most: int) -> list[Handed]:
         is_ours = call.header(b"accept") == RAW_JOBS
         async with _polling(call) as hung_up:
             endpoint, worker = await self._access.admit(call), _worker(call)
             jobs = await self._polls.take(
-                endpoint.name, worker, most, self._seconds_to_wait(call), _alive_ms(endpoint), hung_up,
-                has_none=not is_ours and call.query.get("job_in_progress") == "0",
+                endpoint.name, worker, most, self._seconds_to_wait(query), _alive_ms(endpoint), hung_up,
+                has_none=not is_ours and query.job_in_progress == "0",
                 state="" if is_ours else "ready",
             )  # fmt: skip
         if jobs and call.connection is not None:
@@ -204,9 +208,8 @@ class WorkerCalls:
             call.connection.expect_reading(lambda: self._polls.refuse(endpoint.name, attempts))
         return jobs
 
-    def _seconds_to_wait(self, call: Call) -> float:
-        wait = call.milliseconds("wait", 0, LONGEST_POLL_MS)
-        return self._settings.poll_seconds if wait is None else wait / 1000
+    def _seconds_to_wait(self, query: types.Polling) -> float:
+        return self._settings.poll_seconds if query.wait is UNSET else query.wait / 1000
 
     async def _body(self, call: Call, limit: int) -> bytes:
         seconds = max(self._settings.body_seconds, limit / SLOWEST_UPLOAD)
@@ -257,30 +260,18 @@ def _job(call: Call) -> str:
     return job
 
 
-def _attempt(call: Call) -> str | None:
-    attempt = call.query.get("attempt")
-    if attempt is not None and not _ATTEMPT.fullmatch(attempt):
-        raise BadRequest(f"attempt must be a whole number from 1, not {attempt[:40]!r}")
-    return attempt
-
-
-def _number(call: Call, name: str, least: int, most: int) -> int | None:
-    text = call.query.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
-        raise BadRequest(f"{name} must be {least} to {most}, not {text[:40]!r}")
-    return int(text)
+def _attempt(query: types.Attempted) -> str | None:
+    return str(query.attempt) if query.attempt else None
 
 
 def _alive_ms(endpoint: Endpoint) -> int:
     return max(LEAST_ALIVE_MS, endpoint.lease_ms)
 
 
-def _description(query: dict[str, str]) -> bytes:
-    fields = {"sdk": f"runpod {query.get('runpod_version', '')}".strip()[:100]}
-    if gpu := query.get("gpu", ""):
-        fields["gpu"] = gpu[:100]
+def _description(sign: types.Sign) -> bytes:
+    fields = {"sdk": f"runpod {sign.runpod_version}".strip()[:100]}
+    if sign.gpu:
+        fields["gpu"] = sign.gpu[:100]
     return orjson.dumps(fields)
 
 

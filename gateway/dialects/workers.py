@@ -3,37 +3,28 @@ key and gets what it needs to work at the store directly, where it then calls th
 cannot reach the store goes on over HTTP (`worker_calls`), as RunPod's do, which do not register."""
 
 import secrets
-from typing import Annotated, Any, Literal
 
 import msgspec
-import orjson
-from msgspec import Meta
 
 from ..access.keys import Scope
 from ..access.worker_users import WorkerUsers
 from ..access.workers import WorkerAccess
+from ..described import TOO_MANY, described
 from ..engine import keys
 from ..engine.engine import Engine
 from ..engine.engine import Worker as Known
 from ..errors import BadRequest, NotFound
-from ..http import Answer, Call, Reply, Served
+from ..http import Answer, ByMethod, Call, Reply, Served
 from ..settings import Settings
 from ..store import LIBRARY
+from . import worker_types as types
 from .worker_calls import WORKER_ID
 
 MOST_BYTES = 64_000
-MOST_LISTED = 1000
 PING_SECONDS = 10
 
 
-class _Registration(msgspec.Struct):
-    id: Annotated[str, Meta(max_length=63)] | None = None
-    description: dict[str, msgspec.Raw] = {}
-    link: Literal["redis", "http"] = "redis"
-    restarted: bool = False
-
-
-_decode = msgspec.json.Decoder(_Registration).decode
+_decode = msgspec.json.Decoder(types.Registration).decode
 _decode_description = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -49,31 +40,31 @@ class Workers:
     def operations(self) -> dict[str, Served]:
         """Path under /v2/{endpoint}, and what is served there. Workers' keys are checked by the operations."""
         return {
-            "/workers": Served(self.workers, ("GET", "POST"), None, event="worker.register"),
+            "/workers": Served(
+                ByMethod({"GET": self.list, "POST": self.register}), ("GET", "POST"), None, event="worker.register"
+            ),
             "/workers/{worker}": Served(self.leave, ("DELETE",), None, event="worker.leave"),
             "/worker-env": Served(self.environment, ("GET",), None),
         }
 
-    async def workers(self, call: Call) -> Answer:
-        """GET: the workers that are alive, for clients. POST: takes one in."""
-        if call.method == "POST":
-            return await self.register(call)
+    @described(types.WorkerPage, query=types.WorkerListing, errors={429: TOO_MANY}, scope=Scope.READ)
+    async def list(self, call: Call) -> Answer:
+        """The workers that are alive, for clients."""
         await self._access.clients.admit(call, Scope.READ, "status")
-        query = call.query
-        limit, cursor = query.get("limit", "100"), query.get("cursor", "0")
-        for name, text, most in (("limit", limit, MOST_LISTED), ("cursor", cursor, 10**9)):
-            if not (text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= most):
-                raise BadRequest(f"{name} must be a whole number up to {most}, not {text[:40]!r}")
-        found = await self._engine.workers(call.endpoint, int(cursor), int(limit) or 1, call.limit)
-        after = str(int(cursor) + len(found)) if len(found) == (int(limit) or 1) else None
-        return Reply(msgspec.json.encode({"workers": [_shown(worker) for worker in found], "next": after}))
+        query = call.queried(types.WorkerListing)
+        limit = query.limit or 1
+        found = await self._engine.workers(call.endpoint, query.cursor, limit, call.limit)
+        after = str(query.cursor + len(found)) if len(found) == limit else None
+        return Reply(msgspec.json.encode(types.WorkerPage([_shown(worker) for worker in found], after)))
 
+    @described(types.WorkerSettings, scope=Scope.WORKER)
     async def environment(self, call: Call) -> Answer:
         """What `runlane worker-env` has to know; it also says whether the key is right."""
         endpoint = await self._access.admit(call)
         seconds = max(1, min(PING_SECONDS, endpoint.lease_ms // 3000))
-        return Reply(orjson.dumps({"endpoint": endpoint.id, "pingIntervalMs": seconds * 1000}))
+        return Reply(msgspec.json.encode(types.WorkerSettings(endpoint.id, seconds * 1000)))
 
+    @described(types.Registered, body=types.Registration, body_is_optional=True, scope=Scope.WORKER)
     async def register(self, call: Call) -> Answer:
         """Takes a worker in, or gives one that lost its user at the store a new one."""
         endpoint = await self._access.admit(call)
@@ -91,44 +82,38 @@ class Workers:
         await self._engine.introduce(
             endpoint.name, worker, endpoint.lease_ms, msgspec.json.encode(registration.description)
         )
-        return Reply(
-            orjson.dumps(
-                {
-                    "worker": worker,
-                    "redis": await self._users.grant(endpoint.name, worker, call.key, registration.link == "redis"),
-                    "library": LIBRARY,
-                    "base": keys.base(endpoint.name),
-                    "lease_ms": endpoint.lease_ms,
-                    "output_limit": self._settings.output_limit,
-                    "chunk_limit": self._settings.chunk_limit,
-                }
-            )
-        )
+        granted = await self._users.grant(endpoint.name, worker, call.key, registration.link == "redis")
+        registered = types.Registered(
+            worker, granted, LIBRARY, keys.base(endpoint.name), endpoint.lease_ms,
+            self._settings.output_limit, self._settings.chunk_limit,
+        )  # fmt: skip
+        return Reply(msgspec.json.encode(registered))
 
+    @described(types.Dismissed, scope=Scope.WORKER)
     async def leave(self, call: Call) -> Answer:
         """Lets a worker go: its user is deleted, and what it still holds goes back into the queue."""
         endpoint = await self._access.admit(call)
         worker = call.parameters["worker"]
         if not WORKER_ID.fullmatch(worker):
             raise NotFound("no such worker")
-        return Reply(orjson.dumps({"returned": await self._users.dismiss(endpoint.name, worker)}))
+        return Reply(msgspec.json.encode(types.Dismissed(await self._users.dismiss(endpoint.name, worker))))
 
 
-def _shown(worker: Known) -> dict[str, Any]:
+def _shown(worker: Known) -> types.WorkerObject:
     try:
         said = _decode_description(worker.description or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError):
         said = {}
-    return {
-        "id": worker.id,
-        "state": "unhealthy" if worker.state == "crashing" else worker.state,
-        "crashLoop": worker.state == "crashing",
-        "trouble": worker.trouble,
-        "jobsInHand": worker.jobs,
-        "concurrency": worker.concurrency,
-        "lastSeen": worker.seen,
-        "gpu": said.pop("gpu", None),
-        "sdk": said.pop("sdk", None),
-        "link": worker.link or "redis",
-        "description": said,
-    }
+    return types.WorkerObject(
+        id=worker.id,
+        state="unhealthy" if worker.state == "crashing" else worker.state,
+        crashLoop=worker.state == "crashing",
+        trouble=worker.trouble,
+        jobsInHand=worker.jobs,
+        concurrency=worker.concurrency,
+        lastSeen=worker.seen,
+        gpu=said.pop("gpu", None),
+        sdk=said.pop("sdk", None),
+        link=worker.link or "redis",
+        description=said,
+    )

@@ -21,6 +21,9 @@ from .queue_config import QueueConfig, order_of, queue_of
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 """An endpoint's id: 1 to 63 letters, digits, '-' or '_', neither first nor last of the two."""
 
+Id = Annotated[str, Meta(extra_json_schema={"pattern": f"^{ID.pattern}$"})]
+"""The same for the documentation; `check_id` says it in words."""
+
 MOST_TENANTS = 10_000
 """Of so many tenants it is remembered which endpoints there are."""
 
@@ -28,8 +31,11 @@ TRIES = 20
 SECONDS_BEFORE_NEXT_TRY = 0.1
 """A change that others are faster than is tried again, so often and after so long at most."""
 
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
+LARGEST_WHOLE = 9_007_199_254_740_991
+"""What JSON's readers and the store's functions both keep exactly."""
+
+Positive = Annotated[int, Meta(ge=1, le=LARGEST_WHOLE)]
+NotNegative = Annotated[int, Meta(ge=0, le=LARGEST_WHOLE)]
 
 
 class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, rename="camel"):
@@ -65,7 +71,7 @@ class Config(msgspec.Struct, omit_defaults=False, forbid_unknown_fields=True, re
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     max_queued: NotNegative = 0
     fair: bool = False
-    webhook: str | None = None
+    webhook: Annotated[str, Meta(extra_json_schema={"format": "uri"})] | None = None
     queue: QueueConfig = msgspec.field(default_factory=QueueConfig)
 
 

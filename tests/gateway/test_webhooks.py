@@ -388,7 +388,9 @@ async def test_the_log_comes_in_pages(target: Target, worker: Worker, receiver: 
     assert await log(target, state="pending") == []
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=1001", "state=x", "cursor=x", "cursor=1.2.3"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=1001", "state=x", "cursor=x", "cursor=1.2.3", "cursor=1.02"]
+)
 async def test_what_cannot_be_asked_of_the_log(target: Target, query: str) -> None:
     response = await target.get(f"/webhooks?{query}")
     assert response.status_code == 400

@@ -545,7 +545,7 @@ async def test_requests_of_one_state_page_by_page(target: Target) -> None:
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=1001", "limit=x", "limit=-1", "limit=", "status=DONE", "status=", "cursor=x", "cursor=1",
-     "cursor=1.2.3", "cursor=(5.1", "cursor=", f"cursor={'9' * 99}.0"],
+     "cursor=1.02", "cursor=1.2.3", "cursor=(5.1", "cursor=", f"cursor={'9' * 99}.0"],
 )  # fmt: skip
 async def test_requests_refuses_what_it_cannot_understand(target: Target, query: str) -> None:
     response = await target.get(f"/requests?{query}")
