@@ -7,8 +7,10 @@ from typing import Any, cast
 import orjson
 from redis.exceptions import RedisError
 
+from ..described import described
 from ..http import Answer, Call, Managed, Reply
 from ..store import OUTAGES, Store
+from . import runqy_types as types
 
 SECONDS_FOR_STORE = 2.0
 
@@ -23,10 +25,12 @@ class Health:
         """(path, method), and what is served there."""
         return {("/health", "GET"): Managed(self.alive, None), ("/healthz", "GET"): Managed(self.ready, None)}
 
+    @described(types.Liveness)
     async def alive(self, _: Call) -> Answer:
         """This process answers."""
         return Reply(orjson.dumps({"status": "ok", "timestamp": _now()}))
 
+    @described(types.Readiness, also={503: types.Readiness})
     async def ready(self, _: Call) -> Answer:
         """The store answers too; else 503."""
         try:

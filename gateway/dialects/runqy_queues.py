@@ -8,6 +8,7 @@ import orjson
 
 from ..access.access import Access
 from ..access.keys import Scope
+from ..described import TOO_MANY, described
 from ..engine.endpoints import Endpoint, Endpoints
 from ..engine.engine import Engine
 from ..engine.jobs import QueueCounts, State, Task
@@ -16,6 +17,7 @@ from ..engine.queue_config import sub_queue_of
 from ..errors import BadRequest, Conflict, NotFound
 from ..http import Answer, Call, Managed, Reply
 from ..queues import Group, Queues
+from . import runqy_types as types
 from .runqy_errors import check_endpoint, is_for
 from .runqy_shapes import max_retry, name_of_queue, state_of, task_id, task_object
 
@@ -57,6 +59,7 @@ class RunqyQueues:
             ("/api/tasks/{task}/cancel", "POST"): Managed(self.cancel, Scope.CANCEL),
         }
 
+    @described(types.AllQueues)
     async def list_all(self, call: Call) -> Answer:
         """All queues of the tenant that the key is for, and what is in them."""
         listed = []
@@ -68,19 +71,23 @@ class RunqyQueues:
                     listed.append(_shown(name_of_queue(endpoint.name, counts.queue), [counts]))
         return Reply(orjson.dumps({"queues": listed}))
 
+    @described(types.QueueContents)
     async def show(self, call: Call) -> Answer:
         """One queue; under the name of an endpoint, all of its queues together."""
         group, counts = await self._counts(call)
         return Reply(orjson.dumps(_shown(group.name, counts)))
 
+    @described(types.QueueDone)
     async def pause(self, call: Call) -> Answer:
         """Begins no more tasks of a queue. One that is paused stays so."""
         return await self._set_paused(call, True, "queue paused")
 
+    @described(types.QueueDone)
     async def unpause(self, call: Call) -> Answer:
         """Begins tasks of a queue again."""
         return await self._set_paused(call, False, "queue unpaused")
 
+    @described(types.QueueDone, query=types.Clearing, errors={409: "it has active tasks"})
     async def clear(self, call: Call) -> Answer:
         """Deletes all tasks of a queue, which itself is there as long as it is configured; with `?force=true` also
         when there are some. None of them may run."""
@@ -92,6 +99,7 @@ class RunqyQueues:
         deleted = [await self._engine.clear(group.endpoint.name, each.queue) for each in counts]
         return Reply(orjson.dumps({"message": "queue deleted", "queue": group.name, "deleted": sum(deleted)}))
 
+    @described(types.TaskPage, query=types.TaskListing)
     async def tasks(self, call: Call) -> Answer:
         """Tasks of a queue in one state; `next` is the `cursor` of the next page."""
         state, limit, cursor = _page(call)
@@ -102,23 +110,27 @@ class RunqyQueues:
         more = len(found) == limit and cursor + limit <= MOST_SKIPPED
         return Reply(orjson.dumps({"tasks": shown, "next": str(cursor + limit) if more else None}))
 
+    @described(types.TaskObject)
     async def show_task(self, call: Call) -> Answer:
         """One task of a queue."""
         endpoint, task = await self._task(call)
         return Reply(orjson.dumps(task_object(task, endpoint.name, max_retry(task, endpoint.config.attempts))))
 
+    @described(types.TaskDone, errors={409: "it is active"})
     async def delete_task(self, call: Call) -> Answer:
         """Forgets a task, unless it runs."""
         endpoint, task = await self._task(call)
         await self._engine.delete(endpoint.name, task.job.id)
         return Reply(orjson.dumps({"message": "task deleted", "task_id": task.job.id}))
 
+    @described(types.TaskDone, errors={409: "it is active, or has ended well"})
     async def run_task(self, call: Call) -> Answer:
         """Puts a task that waits for its time, or has not ended well, into its queue now."""
         endpoint, task = await self._task(call)
         await self._engine.run_now(endpoint.name, task.job.id)
         return Reply(orjson.dumps({"message": "task queued", "task_id": task.job.id}))
 
+    @described(types.TaskDone, errors={409: "it has ended already", 429: TOO_MANY})
     async def cancel(self, call: Call) -> Answer:
         """Cancels a task; one that runs is stopped."""
         id = task_id(call)

@@ -7,6 +7,7 @@ import orjson
 
 from ..access.access import Access
 from ..access.keys import Scope
+from ..described import TOO_MANY, described
 from ..engine.endpoints import Endpoints
 from ..engine.engine import Changed, Engine
 from ..engine.jobs import State, Submission, Task
@@ -17,7 +18,9 @@ from ..job_policy import JobPolicies
 from ..queues import Queue, Queues
 from ..settings import Settings
 from ..waits import until_final, watching
+from . import runqy_types as types
 from .runpod import idempotency_of
+from .runpod_types import IDEMPOTENCY_KEY
 from .runqy_bodies import Request, parse_item
 from .runqy_errors import check_endpoint, use
 from .runqy_intake import Intake
@@ -56,6 +59,10 @@ class RunqyTasks:
             ("/queue/{task}", "GET"): Managed(self.get, None),
         }
 
+    @described(
+        types.AddedTask, body=types.TaskRequest, headers=IDEMPOTENCY_KEY,
+        errors={404: "there is no such queue", 409: "there is one like it", 429: TOO_MANY},
+    )  # fmt: skip
     async def add(self, call: Call) -> Answer:
         """Puts a task into a queue."""
         body = await call.body(self._settings.runqy_body_limit, self._settings.body_seconds)
@@ -79,6 +86,11 @@ class RunqyTasks:
             return Reply(added(id, queue.name, job.input, bytes(item.data), state, intake.max_retry, ready))
         raise _unsettled()
 
+    @described(
+        types.AddedTasks,
+        body=types.BatchRequest,
+        errors={404: "there is no such queue", 409: "try again", 429: TOO_MANY},
+    )
     async def add_batch(self, call: Call) -> Answer:
         """Puts many tasks into a queue; those that cannot be are named with their index, and the others are added."""
         request = Request(await call.body(self._settings.runqy_body_limit, self._settings.body_seconds))
@@ -118,6 +130,10 @@ class RunqyTasks:
             return [answer if isinstance(answer, Error) else answer[0] for answer in answers]
         raise _unsettled()
 
+    @described(
+        types.TaskLookup, query=types.TaskWait, scope=Scope.READ,
+        errors={408: "the task has not ended in time", 429: TOO_MANY},
+    )  # fmt: skip
     async def get(self, call: Call) -> Answer:
         """A task; with `?wait=true` when it has ended, for which `?timeout` seconds are waited at most."""
         is_public = self._settings.runqy_public_tasks

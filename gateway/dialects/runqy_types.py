@@ -1,7 +1,9 @@
 """What Runqy's clients and workers get."""
 
+from typing import Annotated, Any, Literal
+
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from ..engine.queue_config import QueueConfig
 
@@ -168,3 +170,146 @@ class QueueRegistered(msgspec.Struct):
     runlane: RegisteredEndpoint
     vaults: dict[str, str] | UnsetType = UNSET
     git_token: str | UnsetType = UNSET
+
+
+class TaskRequest(msgspec.Struct):
+    """A task to be added. Without `data`, all other fields are its payload. `timeout` is in s. Ours: `delay` (s) or
+    `run_at`, before which it does not begin, and `unique` (a key, or true for its queue and payload)."""
+
+    queue: Annotated[str, Meta(min_length=1)]
+    data: Raw | UnsetType = UNSET
+    timeout: int | None = None
+    delay: float | None = None
+    run_at: str | float | None = None
+    unique: str | bool | None = None
+
+
+class BatchRequest(msgspec.Struct):
+    """Tasks to be added to one queue; each may have the fields of a single one. `timeout` is for those without."""
+
+    queue: Annotated[str, Meta(min_length=1)]
+    jobs: Annotated[list[Raw], Meta(min_length=1)]
+    timeout: int | None = None
+
+
+class AddedTask(msgspec.Struct):
+    """A task that was added, with Runqy's fields in `info`, and the data as it was sent."""
+
+    info: dict[str, Any]
+    data: Raw
+
+
+class BatchFailure(msgspec.Struct):
+    """Why a task was not added, by its index."""
+
+    index: int
+    error: str
+
+
+class AddedTasks(msgspec.Struct):
+    """What became of the tasks of a batch."""
+
+    enqueued: int
+    failed: int
+    task_ids: list[str]
+    errors: list[str]
+    failures: list[BatchFailure]
+
+
+class TaskLookup(msgspec.Struct):
+    """A task: `info` as Runqy's documents have it, `Info` as its server does."""
+
+    info: dict[str, Any]
+    Info: dict[str, Any]
+
+
+class TaskObject(msgspec.Struct):
+    """A task as the management shows it; `payload` and `result` are the text of their JSON."""
+
+    id: str
+    type: str
+    queue: str
+    state: str
+    payload: str
+    max_retry: int
+    retried: int
+    timeout: str
+    last_err: str | UnsetType = UNSET
+    next_process_at: str | UnsetType = UNSET
+    completed_at: str | UnsetType = UNSET
+    result: str | UnsetType = UNSET
+
+
+class TaskPage(msgspec.Struct):
+    """Tasks of a queue in a state; `next` is the cursor of the next page, null at the end."""
+
+    tasks: list[TaskObject]
+    next: str | int | None = None
+
+
+class TaskDone(Message):
+    """What was done with a task."""
+
+    task_id: str
+
+
+class QueueDone(Message):
+    """What was done with a queue."""
+
+    queue: str
+    changed: bool | UnsetType = UNSET
+    deleted: int | UnsetType = UNSET
+
+
+class QueueContents(msgspec.Struct):
+    """How many tasks of a queue are in which state; memory in bytes, about."""
+
+    queue: str
+    pending: int
+    active: int
+    scheduled: int
+    retry: int
+    archived: int
+    completed: int
+    paused: bool
+    memory_usage: int
+
+
+class AllQueues(msgspec.Struct):
+    """All queues."""
+
+    queues: list[QueueContents]
+
+
+class Liveness(msgspec.Struct):
+    """That the process answers."""
+
+    status: str
+    timestamp: str
+
+
+class Readiness(Liveness):
+    """Whether the store answers too."""
+
+    redis: bool
+
+
+class TaskWait(msgspec.Struct):
+    """Of one task."""
+
+    wait: Annotated[str, Meta(description="true: answers when the task has ended")] = ""
+    timeout: Annotated[int, Meta(ge=1, le=300, description="to wait so long at most, in s")] = 30
+
+
+class TaskListing(msgspec.Struct):
+    """Of the tasks of a queue."""
+
+    state: Literal["pending", "active", "scheduled", "retry", "archived", "completed"] = "pending"
+    limit: Annotated[str, Meta(description="the most tasks of a page; 10 when it is no number")] = "10"
+    cursor: Annotated[int, Meta(ge=0, le=10_000, description="`next` of the page before")] = 0
+
+
+class Clearing(msgspec.Struct):
+    """Of the deletion of a queue's tasks."""
+
+    force: Annotated[str, Meta(description="true: also when there are some")] = ""
