@@ -33,9 +33,6 @@ MOST_AT_ONCE = 250
 """Of the tasks of one request so many are checked and stored at a time; others are served in between, here and by the
 store, which takes about 20 us for each."""
 
-WAIT_SECONDS = 30
-LONGEST_WAIT_SECONDS = 300
-
 
 class RunqyTasks:
     """The operations under /queue, and the same by the names of Runqy's documents."""
@@ -196,13 +193,8 @@ def _outcome(found: list[str | Error]) -> Reply:
 
 def _seconds_to_wait(call: Call) -> int:
     """0: not at all."""
-    query = call.query
-    if query.get("wait", "").lower() not in ("true", "1"):
-        return 0
-    text = query.get("timeout", str(WAIT_SECONDS))
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= LONGEST_WAIT_SECONDS):
-        raise BadRequest(f"timeout must be 1 to {LONGEST_WAIT_SECONDS} seconds, not {text[:40]!r}")
-    return int(text)
+    query = call.queried(types.TaskWait)
+    return query.timeout if query.wait.lower() in ("true", "1") else 0
 
 
 def _unsettled() -> Conflict:

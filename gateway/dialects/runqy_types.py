@@ -298,7 +298,9 @@ class TaskWait(msgspec.Struct):
     """Of one task."""
 
     wait: Annotated[str, Meta(description="true: answers when the task has ended")] = ""
-    timeout: Annotated[int, Meta(ge=1, le=300, description="to wait so long at most, in s")] = 30
+    timeout: Annotated[
+        int, Meta(ge=1, le=300, description="to wait so long at most, in s", extra={"unit": "seconds"})
+    ] = 30
 
 
 class TaskListing(msgspec.Struct):
