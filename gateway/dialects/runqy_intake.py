@@ -1,14 +1,18 @@
 """Tasks as they are taken into a queue: checked by its schema, and with what is frozen for them."""
 
 import hashlib
+from collections.abc import Sequence
+
+import msgspec
 
 from ..engine.ids import new_id
-from ..engine.jobs import Submission
+from ..engine.jobs import Alike, Submission
+from ..errors import ClientError
 from ..http import Call
 from ..job_policy import TTL_MS, JobPolicies
 from ..queues import Queue
 from ..schemas import Schema
-from .runqy_bodies import Item
+from .runqy_bodies import Item, parse_item
 
 
 class Intake:
@@ -26,22 +30,54 @@ class Intake:
         """Tries of a task after the first one."""
         return self._terms.policy.tries - 1
 
-    def submission(self, item: Item, seconds: int = 0) -> Submission:
+    def submission(self, item: Item) -> Submission:
         """The job that a task becomes.
-
-        Args:
-            item: the task.
-            seconds: the timeout of tasks that have none of their own; 0 for the queue's.
 
         Raises:
             BadRequest: it is not as the queue's schema has it, or its time is too far away.
         """
         payload = self._schema.apply(bytes(item.data))
-        delay = item.delay_ms
+        return self._like(*self._own(item, 0, payload), new_id(self._queue.endpoint.name), payload)
+
+    def groups(self, jobs: Sequence[msgspec.Raw], seconds: int) -> tuple[list[Alike], dict[int, ClientError]]:
+        """The jobs that tasks become, in their order: of neighbours most have all but their payloads in common.
+
+        Args:
+            jobs: the tasks, as `parse_item` reads them.
+            seconds: the timeout of tasks that have none of their own; 0 for the queue's.
+
+        Returns:
+            The jobs, and what is wrong with those tasks that become none, by their places.
+        """
+        groups: list[Alike] = []
+        faults: dict[int, ClientError] = {}
+        before: tuple[int, int, str] | None = None
+        name = self._queue.endpoint.name
+        for place, job in enumerate(jobs):
+            try:
+                item = parse_item(job)
+                payload = self._schema.apply(bytes(item.data))
+                own = self._own(item, seconds, payload)
+            except ClientError as error:
+                faults[place] = error
+                continue
+            if own != before:
+                gathered: list[tuple[str, bytes]] = []
+                groups.append(Alike(self._like(*own), gathered))
+                before = own
+            gathered.append((new_id(name), payload))
+        return groups, faults
+
+    def _own(self, item: Item, seconds: int, payload: bytes) -> tuple[int, int, str]:
+        """The timeout and delay of a task, in ms, and its unique key."""
+        timeout = self._terms.timeout_of(seconds if item.timeout is None else item.timeout)
+        return timeout, item.delay_ms, self._unique(item, payload) if item.unique else ""
+
+    def _like(self, timeout: int, delay: int, unique: str, id: str = "", payload: bytes = b"") -> Submission:
         return Submission(
-            id=new_id(self._queue.endpoint.name),
+            id=id,
             input=payload,
-            timeout=self._terms.timeout_of(seconds if item.timeout is None else item.timeout),
+            timeout=timeout,
             ttl=TTL_MS + delay,
             retention=self._terms.retention,
             share=self._call.key.id,
@@ -49,7 +85,7 @@ class Intake:
             queue=self._queue.queue,
             policy=self._terms.policy,
             delay=delay,
-            unique=self._unique(item, payload) if item.unique else "",
+            unique=unique,
             stamp=self._queue.endpoint.stamp,
         )
 

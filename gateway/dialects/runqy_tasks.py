@@ -10,9 +10,9 @@ from ..access.keys import Scope
 from ..described import TOO_MANY, described
 from ..engine.endpoints import Endpoints
 from ..engine.engine import Changed, Engine
-from ..engine.jobs import State, Submission, Task
+from ..engine.jobs import State, Task
 from ..engine.keys import id_of
-from ..errors import BadRequest, ClientError, Conflict, Error, NotFound, RequestTimeout
+from ..errors import BadRequest, Conflict, Error, NotFound, RequestTimeout
 from ..http import Answer, Call, Managed, Reply
 from ..job_policy import JobPolicies
 from ..queues import Queue, Queues
@@ -21,7 +21,7 @@ from ..waits import until_final, watching
 from . import runqy_types as types
 from .runpod import idempotency_of
 from .runpod_types import IDEMPOTENCY_KEY
-from .runqy_bodies import Request, parse_item
+from .runqy_bodies import Request
 from .runqy_errors import check_endpoint, use
 from .runqy_intake import Intake
 from .runqy_shapes import added, looked_up, max_retry, state_of, task_id
@@ -112,19 +112,17 @@ class RunqyTasks:
         queue = await self._queues.find(call.tenant, name)
         for _ in range(MOST_CHECKS):
             intake = Intake(call, queue, self._policies)
-            prepared = [_prepared(intake, job, seconds) for job in jobs]
-            good = [each for each in prepared if isinstance(each, Submission)]
-            if len(good) < len(jobs):
+            groups, faults = intake.groups(jobs, seconds)
+            if faults:
                 before, queue = queue, await self._find_again(call, queue, name)
                 if queue != before:
                     continue
             try:
-                results = iter(await self._engine.submit_many(queue.endpoint.name, good, limit) if good else ())
+                results = iter(await self._engine.submit_many(queue.endpoint.name, groups, limit) if groups else ())
             except (Changed, NotFound):
                 queue = await self._find_again(call, queue, name)
                 continue
-            answers = (each if isinstance(each, Error) else next(results) for each in prepared)
-            return [answer if isinstance(answer, Error) else answer[0] for answer in answers]
+            return [faults.get(place) or next(results) for place in range(len(jobs))]
         raise _unsettled()
 
     @described(
@@ -171,13 +169,6 @@ class RunqyTasks:
         and not to refuse one."""
         self._queues.forget(queue.endpoint.name)
         return await self._queues.find(call.tenant, name)
-
-
-def _prepared(intake: Intake, job: msgspec.Raw, seconds: int) -> Submission | Error:
-    try:
-        return intake.submission(parse_item(job), seconds)
-    except ClientError as error:
-        return error
 
 
 def _outcome(found: list[str | Error]) -> Reply:

@@ -68,14 +68,12 @@ class Batcher:
         function `submit` returns."""
         return self._add(_Submission(base, arguments, limit, self._loop.create_future(), size))
 
-    def submit_many(self, base: str, jobs: Sequence[Sequence[Argument]], limit: str) -> "asyncio.Future[Any]":
-        """Submits jobs in one call, unless that is one request too many; its reply is what the function `submit`
+    def submit_alike(self, base: str, arguments: Sequence[Argument], limit: str) -> "asyncio.Future[Any]":
+        """Submits several jobs, unless that is one request too many; its reply is what the function of this name
         returns."""
-        gathered: list[Argument] = [limit, "submit"] if limit else []
-        for job in jobs:
-            gathered.extend(job)
-            gathered.append("")
-        return self.call(base, "limited" if limit else "submit", *gathered)
+        if limit:
+            return self.call(base, "limited", limit, "submit_alike", *arguments)
+        return self.call(base, "submit_alike", *arguments)
 
     async def close(self) -> None:
         """Closes the connections; calls under way end as `Unavailable`."""

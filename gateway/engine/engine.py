@@ -13,6 +13,7 @@ from . import keys
 from .batching import MOST_BYTES_IN_CALL, Batcher, refusal
 from .jobs import (
     FINAL,
+    Alike,
     Health,
     Job,
     Listed,
@@ -100,13 +101,12 @@ class Engine:
         reply = await self.batcher.submit(keys.base(endpoint), job.arguments(watcher), limit, job.size)
         return _submitted(endpoint, job, reply)
 
-    async def submit_many(
-        self, endpoint: str, jobs: Sequence[Submission], limit: Limit = ""
-    ) -> list[tuple[str, State] | Error]:
-        """Puts jobs into the queue, each by itself, in one call to the store, or several when they are large or many.
+    async def submit_many(self, endpoint: str, groups: Sequence[Alike], limit: Limit = "") -> list[str | Error]:
+        """Puts jobs into the queue, each by itself, in one call to the store for each group, or several when that is
+        large. They are one request.
 
         Returns:
-            For each job what `submit` returns or raises.
+            For each job, in their order, its id, or what `submit` raises.
 
         Raises: when nothing is queued; else those jobs that are not have this as their error:
             NotFound: no such endpoint.
@@ -114,32 +114,28 @@ class Engine:
             TooManyRequests: over the limit.
             Unavailable: the store cannot be reached; some jobs may have been stored all the same.
         """
-        found: list[tuple[str, State] | Error] = []
-        for part in _in_parts(jobs):
-            try:
-                found += await self._submit_part(endpoint, part, limit)
-            except (Error, Changed) as error:
-                if not found:
-                    raise
-                refused = error if isinstance(error, Error) else Conflict("the settings of the endpoint have changed")
-                found += [refused] * len(part)
-            limit = ""
+        first, *others = [part for group in groups for part in _in_parts(group)]
+        found = await self._submit_alike(endpoint, first, limit)
+        # All at once, since calls are executed in the order in which they are made.
+        calls = [self._submit_alike(endpoint, part) for part in others]
+        for part, result in zip(others, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(result, Changed):
+                result = Conflict("the settings of the endpoint have changed")
+            if isinstance(result, Error):
+                result = [result] * len(part.jobs)
+            if isinstance(result, BaseException):
+                raise result
+            found += result
         return found
 
-    async def _submit_part(
-        self, endpoint: str, jobs: Sequence[Submission], limit: Limit
-    ) -> list[tuple[str, State] | Error]:
-        arguments = [job.arguments("") for job in jobs]
-        replies = await self.batcher.submit_many(keys.base(endpoint), arguments, limit)
+    async def _submit_alike(self, endpoint: str, group: Alike, limit: Limit = "") -> list[str | Error]:
+        replies = await self.batcher.submit_alike(keys.base(endpoint), group.arguments(), limit)
         if replies == b"NO_ENDPOINT":
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
-        found: list[tuple[str, State] | Error] = []
-        for job, reply in zip(jobs, replies, strict=True):
-            try:
-                found.append(_submitted(endpoint, job, reply))
-            except Error as error:
-                found.append(error)
-        return found
+        return [
+            id if reply == b"NEW" else _refused(endpoint, reply)
+            for (id, _), reply in zip(group.jobs, replies, strict=True)
+        ]
 
     async def status(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Job:
         """The job as it is now; with `watch`, this process hears of what comes next.
@@ -376,43 +372,51 @@ def _submitted(endpoint: str, job: Submission, reply: Any) -> tuple[str, State]:
         return job.id, State.IN_QUEUE
     if reply == b"NO_ENDPOINT":
         raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
+    if reply[0] == b"SAME":
+        return reply[1].decode(), State(reply[2].decode())
+    raise _refused(endpoint, reply)
+
+
+def _refused(endpoint: str, reply: Any) -> Error:
+    """Why the store did not take a job.
+
+    Raises:
+        Changed: that is to be found out by another look at the settings.
+    """
     match reply[0]:
         case b"LIMITED":
-            raise refusal(reply[1].decode(), reply[2], reply[3])
+            return refusal(reply[1].decode(), reply[2], reply[3])
         case b"FULL":
-            raise TooManyRequests(
+            return TooManyRequests(
                 f"the queue of endpoint {keys.id_of(endpoint)} is full: {reply[1]} jobs wait", 1, reply[1]
             )
-        case b"SAME":
-            return reply[1].decode(), State(reply[2].decode())
         case b"CLOSED":
             name = f"{keys.id_of(endpoint)}.{sub_queue_of(reply[1].decode())}"
-            raise NotFound(f"queue {name} is disabled; it takes jobs again when it is restored")
+            return NotFound(f"queue {name} is disabled; it takes jobs again when it is restored")
         case b"CHANGED":
             raise Changed
         case b"TAKEN":
-            raise Conflict(f"job {reply[1].decode()} with this unique key has not ended")
+            return Conflict(f"job {reply[1].decode()} with this unique key has not ended")
         case b"CONFLICT":
-            raise Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
+            return Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
         case _:
-            raise Conflict(
+            return Conflict(
                 f"job {reply[1].decode()} of this Idempotency-Key has ended and its result is no longer kept"
             )
 
 
-def _in_parts(jobs: Sequence[Submission]) -> Iterator[list[Submission]]:
+def _in_parts(group: Alike) -> Iterator[Alike]:
     """Parts that keep the store from its other work for a moment only."""
-    part: list[Submission] = []
+    part: list[tuple[str, bytes]] = []
     size = 0
-    for job in jobs:
-        if part and (len(part) == MOST_IN_CALL or size + job.size > MOST_BYTES_IN_CALL):
-            yield part
+    for id, input in group.jobs:
+        if part and (len(part) == MOST_IN_CALL or size + len(input) > MOST_BYTES_IN_CALL):
+            yield Alike(group.like, part)
             part, size = [], 0
-        part.append(job)
-        size += job.size
-    if part:
-        yield part
+        part.append((id, input))
+        size += len(input)
+    yield Alike(group.like, part)
 
 
-__all__ = ["FINAL", "Changed", "Engine", "Health", "Job", "Listed", "Policy", "Polling", "QueueCounts", "Queued",
-           "Reading", "State", "Submission", "Task", "Worker", "Workers"]  # fmt: skip
+__all__ = ["FINAL", "Alike", "Changed", "Engine", "Health", "Job", "Listed", "Policy", "Polling", "QueueCounts",
+           "Queued", "Reading", "State", "Submission", "Task", "Worker", "Workers"]  # fmt: skip

@@ -2,7 +2,8 @@
 functions."""
 
 import enum
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -81,13 +82,32 @@ class Submission(msgspec.Struct, frozen=True):
         return (
             self.id, self.input, self.queue or ("low" if self.low_priority else "normal"), self.timeout, self.ttl,
             self.retention, self.request, watcher, self.idempotency_key, self.fingerprint, self.share, self.weight,
-            " ".join(self.webhooks), self._terms(),
+            " ".join(self.webhooks), self.terms,
         )  # fmt: skip
 
-    def _terms(self) -> str:
+    @property
+    def terms(self) -> str:
+        """What the store's functions call so."""
         if not (self.stamp or self.delay or self.unique or self.policy):
             return ""
         return f"{self.stamp or '-'} {self.delay} {self.unique or '-'} {self.policy or ''}".rstrip()
+
+
+class Alike(NamedTuple):
+    """Jobs to be that are like one submission in all but their ids and inputs, which are given for each."""
+
+    like: Submission
+    jobs: Sequence[tuple[str, bytes]]
+
+    def arguments(self) -> list[str | bytes | int]:
+        """What the function `submit_alike` of functions/jobs.lua takes."""
+        like = self.like
+        gathered: list[str | bytes | int] = [
+            like.queue, like.timeout, like.ttl, like.retention, like.share, like.weight, like.terms,
+        ]  # fmt: skip
+        for job in self.jobs:
+            gathered += job
+        return gathered
 
 
 class Workers(msgspec.Struct, frozen=True):

@@ -1,11 +1,12 @@
 import asyncio
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from gateway.engine.engine import MOST_IN_CALL, Changed, Engine, Policy, Queued, State, Submission, Workers
+from gateway.engine.engine import MOST_IN_CALL, Alike, Changed, Engine, Policy, Queued, State, Submission, Workers
 from gateway.errors import Conflict, NotFound, TooManyRequests
 
 from .driver import DAY_MS, RETENTION_MS, Driver, text
@@ -294,46 +295,81 @@ async def test_a_thousand_cancels_against_takes_and_finishes(engine: Engine, dri
     assert [await driver.queued(queue) for queue in ("normal", "normal:again")] == [[], []]
 
 
+def alike(ids: Iterable[str], **fields: Any) -> Alike:
+    like: dict[str, Any] = {"id": "", "input": b"", "timeout": 0, "ttl": 60_000, "retention": 60_000, "queue": "normal"}
+    return Alike(Submission(**(like | fields)), [(id, b'{"n":1}') for id in ids])
+
+
+def many(count: int, **fields: Any) -> Alike:
+    return alike((f"many-{i}" for i in range(count)), **fields)
+
+
 class TestManyAtOnce:
     """Submissions of one request."""
 
-    def jobs(self, count: int, **fields: Any) -> list[Submission]:
-        return [Submission(f"many-{i}", b"{}", 0, 60_000, 60_000, **fields) for i in range(count)]
+    async def test_they_are_as_those_that_come_alone(self, engine: Engine, driver: Driver) -> None:
+        policy = Policy(tries=3, backoff=10, pending=5_000, failed_retention=1000, keep_output=True)
+        fields: dict[str, Any] = {
+            "timeout": 9_000, "ttl": 70_000, "retention": 80_000, "queue": "low", "policy": policy, "stamp": "-",
+        }  # fmt: skip
+        await driver.key("HSET", "settings", "webhook", "https://example.com/")
+        await engine.submit_many(driver.endpoint, [alike(["one-of-many"], **fields)])
+        await engine.submit(driver.endpoint, Submission(id="alone", input=b'{"n":1}', **fields))
+        found = []
+        for id in ("one-of-many", "alone"):
+            flat = await driver.key("HGETALL", f"job:{id}")
+            kept = dict(zip(flat[::2], flat[1::2], strict=True))
+            assert kept.pop("entry")
+            assert int(kept.pop("created"))
+            assert await driver.key("ZSCORE", "timeouts", id)
+            found.append(kept)
+        assert found[0] == found[1]
+
+    @pytest.mark.parametrize("fair", [0, 1])
+    async def test_they_are_handed_over(self, engine: Engine, driver: Driver, fair: int) -> None:
+        version = await driver.key("HGET", "settings", "version")
+        await driver.call("configure", version, "fair", fair)
+        async with await driver.join("w") as listening:
+            await driver.call("take", "w", 2)
+            assert await engine.submit_many(driver.endpoint, [many(3)]) == ["many-0", "many-1", "many-2"]
+            assert await listening.jobs(2) == ["many-0", "many-1"]
+        assert [job.id for job in await driver.take("other")] == ["many-2"]
 
     async def test_each_has_its_own_answer(self, engine: Engine, driver: Driver) -> None:
         await driver.key("HSET", "settings", "max_queued", 3)
-        jobs = [*self.jobs(2, unique="one"), *(Submission(id, b"{}", 0, 60_000, 60_000) for id in ("a", "b", "c"))]
-        found = await engine.submit_many(driver.endpoint, jobs)
-        assert [type(each) for each in found] == [tuple, Conflict, tuple, tuple, TooManyRequests]
-        assert await driver.queued() == ["many-0", "a", "b"]
+        groups = [many(2, unique="one"), alike(["a", "b", "c"], delay=5_000)]
+        found = await engine.submit_many(driver.endpoint, groups)
+        assert [type(each) for each in found] == [str, Conflict, str, str, TooManyRequests]
+        assert await driver.queued() == ["many-0"]
+        assert await driver.key("ZRANGE", "scheduled:normal", 0, -1) == ["a", "b"]
 
     async def test_more_than_one_call_takes(self, engine: Engine, driver: Driver) -> None:
-        found = await engine.submit_many(driver.endpoint, self.jobs(MOST_IN_CALL + 5))
-        assert found == [(f"many-{i}", State.IN_QUEUE) for i in range(MOST_IN_CALL + 5)]
-        assert await driver.queued() == [f"many-{i}" for i in range(MOST_IN_CALL + 5)]
+        found = await engine.submit_many(driver.endpoint, [many(MOST_IN_CALL + 5)])
+        assert found == [f"many-{i}" for i in range(MOST_IN_CALL + 5)]
+        assert await driver.queued() == found
 
     async def test_they_are_one_request(self, engine: Engine, driver: Driver) -> None:
         limit = "key:add 2 0 0 gw 1"
+        groups = [many(50), alike(["x"], timeout=9_000)]
         for _ in range(2):
-            await engine.submit_many(driver.endpoint, self.jobs(50), limit)
+            await engine.submit_many(driver.endpoint, groups, limit)
         with pytest.raises(TooManyRequests):
-            await engine.submit_many(driver.endpoint, self.jobs(50), limit)
-        assert len(await driver.queued()) == 100
+            await engine.submit_many(driver.endpoint, groups, limit)
+        assert len(await driver.queued()) == 102
 
     async def test_other_settings(self, engine: Engine, driver: Driver) -> None:
         with pytest.raises(Changed):
-            await engine.submit_many(driver.endpoint, self.jobs(3, stamp="99.1"))
+            await engine.submit_many(driver.endpoint, [many(3, stamp="99.1")])
         assert await driver.queued() == []
 
     async def test_what_is_queued_before_something_goes_wrong_is_told(self, engine: Engine, driver: Driver) -> None:
-        jobs = self.jobs(MOST_IN_CALL) + self.jobs(3, stamp="99.1")
-        found = await engine.submit_many(driver.endpoint, jobs)
-        assert [type(each) for each in found] == [tuple] * MOST_IN_CALL + [Conflict] * 3
-        assert len(await driver.queued()) == MOST_IN_CALL
+        found = await engine.submit_many(driver.endpoint, [many(5), alike(["a", "b"], stamp="99.1"), alike(["c"])])
+        assert [type(each) for each in found] == [str] * 5 + [Conflict] * 2 + [str]
+        assert await driver.queued() == [f"many-{i}" for i in range(5)] + ["c"]
 
     async def test_no_endpoint(self, engine: Engine, driver: Driver) -> None:
         with pytest.raises(NotFound):
-            await engine.submit_many("none", self.jobs(1))
+            await engine.submit_many("none", [many(1)])
 
     async def test_a_queue_that_is_disabled(self, engine: Engine, driver: Driver) -> None:
         await driver.key("HSET", "settings", "closed", "normal")
@@ -381,7 +417,6 @@ class TestTasks:
                 await call
 
     async def test_clears_in_steps(self, engine: Engine, driver: Driver) -> None:
-        jobs = [Submission(f"c-{i}", b"{}", 0, 60_000, 60_000) for i in range(1000)]
-        await engine.submit_many(driver.endpoint, jobs)
+        await engine.submit_many(driver.endpoint, [many(1000)])
         assert await engine.clear(driver.endpoint, "normal") == 1000
         assert await driver.queued() == []

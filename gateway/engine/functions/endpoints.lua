@@ -42,6 +42,7 @@ local function configure(keys, args)
   if args[1] == '' and version then return redis.status_reply('EXISTS') end
   if args[1] ~= '' and not version then return redis.status_reply('NO_ENDPOINT') end
   if args[1] ~= '' and version ~= args[1] then return redis.status_reply('CHANGED') end
+  if not version then redis.call('HSET', base .. ':counts', 'tended', now()) end  -- nobody has missed anything yet
   redis.call('HSET', settings, 'version', (version or 0) + 1, 'queues', 'normal low', unpack(args, 2))
   redis.call('HSET', settings, 'queues', arrange(base, present.queues, redis.call('HGET', settings, 'queues')))
   for i = 2, #args, 2 do

@@ -16,12 +16,16 @@ end
 -- What tells the settings from those of before, and of another endpoint of the same name.
 local function stamp_of(settings) return settings.version .. '.' .. (settings.created or '0') end
 
--- The terms of a submission: 'stamp delay unique policy' (see `submit`).
+-- The terms of a submission: 'stamp delay unique policy' (see `submit`). `limits`: the policy as `policy_of`.
+local NO_TERMS = {}
+
 local function terms_of(text)
-  if text == '' then return {} end
+  if text == '' then return NO_TERMS end
   local stamp, delayed, unique, policy = string.match(text, '^(%S+) (%d+) (%S+) ?(.*)$')
-  return {stamp = stamp ~= '-' and stamp, delay = tonumber(delayed), unique = unique ~= '-' and unique,
+  local terms = {stamp = stamp ~= '-' and stamp, delay = tonumber(delayed), unique = unique ~= '-' and unique,
     policy = policy ~= '' and policy}
+  terms.limits = policy_of(terms)
+  return terms
 end
 
 -- The job that is waiting or running with this key of `unique` jobs.
@@ -29,6 +33,94 @@ local function unique_job(base, unique)
   local id = redis.call('GET', base .. ':unique:' .. unique)
   local state = id and redis.call('HGET', job_key(base, id), 'state')
   return state and not FINAL[state] and id
+end
+
+-- What the submissions of one call have in common; nil when there is no such endpoint. `most`: jobs that may come.
+local function begin_intake(base, at, most)
+  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook', 'created',
+    'queues', 'closed', 'paused', 'starvation_ms')
+  if not settings.version or settings.removed then return nil end
+  local intake = {base = base, at = at, settings = settings, most = most, stamp = stamp_of(settings), numbers = {},
+    queues = {}, lifetimes = {}, queued = 0, added = 0, most_queued = tonumber(settings.max_queued or 0)}
+  intake.is_fair = settings.lines == 'last'
+  if intake.most_queued > 0 then
+    local queues = queues_of(base, settings.queues)
+    intake.waiting = count_waiting(base, intake.most_queued - most, settings.lines, queues)
+  end
+  return intake
+end
+
+-- Why a job with these terms is not taken; nil when it is.
+local function refusal_of(intake, queue, terms)
+  if terms.stamp and terms.stamp ~= intake.stamp then return {'CHANGED'} end
+  if is_among(queue, intake.settings.closed) then return {'CLOSED', queue} end
+  if intake.waiting and intake.waiting + intake.added >= intake.most_queued then return {'FULL', intake.most_queued} end
+  local other = terms.unique and unique_job(intake.base, terms.unique)
+  return other and {'TAKEN', other} or nil
+end
+
+-- The fields of a new job; its input and its entry are put in by `add`. A timeout of 0 is the endpoint's.
+local function fields_of(intake, queue, timeout, ttl, retention, webhooks, terms)
+  if timeout == '0' then timeout = intake.settings.timeout_ms end
+  local fields = {'entry', '', 'input', '', 'queue', queue, 'state', 'IN_QUEUE', 'created', intake.at, 'timeout', timeout,
+    'ttl', ttl, 'retention', retention}
+  if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
+  if terms.policy then append(fields, 'policy', terms.policy) end
+  return fields
+end
+
+-- Takes a number for a job in its queue. As many are reserved as could be needed: one too many is only a gap.
+local function next_number(intake, queue)
+  local number = intake.numbers[queue]
+  if not number then
+    intake.queues[#intake.queues + 1] = queue
+    number = (intake.is_fair and fair.reserve or reserve)(intake.base, queue, intake.most)
+  end
+  intake.numbers[queue] = number + 1
+  return number
+end
+
+-- Puts a job into its queue. `slack`: as of `keep_until`.
+local function add(intake, id, input, queue, ttl, share, weight, fields, terms, slack)
+  local base, at, key, first = intake.base, intake.at, job_key(intake.base, id), 3
+  if terms.unique then redis.call('SET', base .. ':unique:' .. terms.unique, id, 'PX', ttl) end
+  fields[4] = input
+  if terms.delay and terms.delay > 0 then
+    redis.call('HSET', key, 'share', share, 'weight', weight)
+    delay(base, id, {state = 'IN_QUEUE', queue = queue}, at + terms.delay)
+  else
+    local number = next_number(intake, queue)
+    if intake.is_fair then
+      fair.join(base, queue, id, number, share, weight)
+    else
+      first, fields[2] = 1, number .. '-0'
+      redis.call('XADD', queue_key(base, queue), fields[2], 'job', id)
+    end
+    limit_waiting(base, id, terms.limits, at)
+    intake.queued = intake.queued + 1
+  end
+  redis.call('HSET', key, unpack(fields, first))
+  redis.call('PEXPIREAT', key, at + ttl + slack)
+  append(intake.lifetimes, at + ttl, id)
+  intake.added = intake.added + 1
+end
+
+local function end_intake(intake)
+  local base, lifetimes = intake.base, intake.lifetimes
+  for i = 1, #lifetimes, 1000 do
+    redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
+  end
+  hand_over(base, intake.at, intake.queued, #intake.queues == 1 and intake.queues[1], intake.settings)
+end
+
+-- What a submission answers whose idempotency key is known.
+local function same(base, known, fingerprint, watcher)
+  local first, print = string.match(known, '^(%S+) (%S*)$')
+  local job = load(job_key(base, first), 'state', 'watchers')
+  if print ~= fingerprint then return {'CONFLICT', first} end
+  if not job.state then return {'FORGOTTEN', first} end
+  if not FINAL[job.state] then add_watcher(base, first, job.watchers, watcher) end
+  return {'SAME', first, job.state}
 end
 
 local ARGUMENTS = 15  -- of `submit`, for each job
@@ -45,100 +137,63 @@ local ARGUMENTS = 15  -- of `submit`, for each job
 -- unique key has not ended), {'CHANGED'} (other settings), {'CLOSED', queue}, {'FULL', most jobs that may wait} or what
 -- `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
-  local base, at = keys[1], now()
-  local settings = load(base .. ':settings', 'version', 'timeout_ms', 'removed', 'lines', 'max_queued', 'webhook', 'created',
-    'queues', 'closed', 'paused', 'starvation_ms')
-  if not settings.version or settings.removed then return redis.status_reply('NO_ENDPOINT') end
-  local is_fair = settings.lines == 'last'
+  local base = keys[1]
+  local intake = begin_intake(base, now(), #args / ARGUMENTS)
+  if not intake then return redis.status_reply('NO_ENDPOINT') end
   for i = 1, #args, ARGUMENTS do
     if not (tonumber(args[i + 3]) and tonumber(args[i + 4]) and tonumber(args[i + 5])) then
       return redis.error_reply('ERR the times of job ' .. args[i] .. ' are not numbers')
     end
-    if is_fair and not fair.is_weight(args[i + 11]) then
+    if intake.is_fair and not fair.is_weight(args[i + 11]) then
       return redis.error_reply('ERR the weight of job ' .. args[i] .. ' is not one')
     end
   end
-  local numbers, replies, queued, added, queues, lifetimes, limits = {}, {}, 0, 0, {}, {}, {by_name = {}}
-  local most_queued = tonumber(settings.max_queued or 0)
-  local waiting = most_queued > 0 and count_waiting(base, most_queued - #args / ARGUMENTS, settings.lines,
-    queues_of(base, settings.queues))
-  local said, terms, policy
+  local replies, limits = {}, {by_name = {}}
   for i = 1, #args, ARGUMENTS do
-    local id, input, queue, timeout, ttl, retention = args[i], args[i + 1], args[i + 2], args[i + 3],
-      tonumber(args[i + 4]), args[i + 5]
-    local request, watcher, idempotency, fingerprint = args[i + 6], args[i + 7], args[i + 8], args[i + 9]
-    if timeout == '0' then timeout = settings.timeout_ms end
-    if args[i + 13] ~= said then  -- most jobs of a request have the same
-      said = args[i + 13]
-      terms = terms_of(said)
-      policy = policy_of(terms)
-    end
-    local refused = admit_one_of(base, limits, args[i + 14], at)
-    if not refused and terms.stamp and terms.stamp ~= stamp_of(settings) then refused = {'CHANGED'} end
-    if not refused and is_among(queue, settings.closed) then refused = {'CLOSED', queue} end
+    local id, queue, ttl, request, watcher = args[i], args[i + 2], args[i + 4], args[i + 6], args[i + 7]
+    local idempotency, fingerprint, terms = args[i + 8], args[i + 9], terms_of(args[i + 13])
+    local refused = admit_one_of(base, limits, args[i + 14], intake.at)
     local known = not refused and idempotency ~= '' and redis.call('GET', base .. ':idempotency:' .. idempotency)
-    if not refused and not known and waiting and waiting + added >= most_queued then refused = {'FULL', most_queued} end
-    local other = not refused and not known and terms.unique and unique_job(base, terms.unique)
-    if other then refused = {'TAKEN', other} end
-    if refused then
-      replies[#replies + 1] = refused
-    elseif known then
-      local first, print = string.match(known, '^(%S+) (%S*)$')
-      local job = load(job_key(base, first), 'state', 'watchers')
-      if print ~= fingerprint then
-        replies[#replies + 1] = {'CONFLICT', first}
-      elseif not job.state then
-        replies[#replies + 1] = {'FORGOTTEN', first}
-      else
-        if not FINAL[job.state] then add_watcher(base, first, job.watchers, watcher) end
-        replies[#replies + 1] = {'SAME', first, job.state}
-      end
+    if not refused and not known then refused = refusal_of(intake, queue, terms) end
+    if refused or known then
+      replies[#replies + 1] = refused or same(base, known, fingerprint, watcher)
     else
       if idempotency ~= '' then
         redis.call('SET', base .. ':idempotency:' .. idempotency, id .. ' ' .. fingerprint, 'PX',
           math.max(IDEMPOTENCY_MS, ttl))
       end
-      if terms.unique then redis.call('SET', base .. ':unique:' .. terms.unique, id, 'PX', ttl) end
-      local key, is_delayed = job_key(base, id), terms.delay and terms.delay > 0
-      local fields = {'state', 'IN_QUEUE', 'input', input, 'created', at, 'timeout', timeout, 'ttl', ttl, 'retention',
-        retention}
+      local webhooks = args[i + 12] ~= '' and args[i + 12] or intake.settings.webhook or ''
+      local fields = fields_of(intake, queue, args[i + 3], ttl, args[i + 5], webhooks, terms)
       if request ~= '' then append(fields, 'request', request) end
       if watcher ~= '' then append(fields, 'watchers', watcher) end
-      local webhooks = args[i + 12] ~= '' and args[i + 12] or settings.webhook or ''
-      if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
-      if terms.policy then append(fields, 'policy', terms.policy) end
-      if is_delayed then
-        append(fields, 'queue', queue)
-        append(fields, 'share', args[i + 10])
-        append(fields, 'weight', args[i + 11])
-        delay(base, id, {state = 'IN_QUEUE', queue = queue}, at + terms.delay)
-      else
-        -- As many numbers as could be needed: one too many is only a gap.
-        if not numbers[queue] then queues[#queues + 1] = queue end
-        local number = numbers[queue] or (is_fair and fair.reserve or reserve)(base, queue, #args / ARGUMENTS)
-        numbers[queue] = number + 1
-        if is_fair then
-          fair.join(base, queue, id, number, args[i + 10], args[i + 11])
-        else
-          redis.call('XADD', queue_key(base, queue), number .. '-0', 'job', id)
-          append(fields, 'queue', queue)
-          append(fields, 'entry', number .. '-0')
-        end
-        limit_waiting(base, id, policy, at)
-        queued = queued + 1
-      end
-      redis.call('HSET', key, unpack(fields))
-      redis.call('PEXPIREAT', key, at + ttl + (webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS))
-      append(lifetimes, at + ttl, id)
+      add(intake, id, args[i + 1], queue, ttl, args[i + 10], args[i + 11], fields, terms,
+        webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS)
       replies[#replies + 1] = 'NEW'
-      added = added + 1
     end
   end
-  for i = 1, #lifetimes, 1000 do
-    redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
+  for _, limit in pairs(limits.by_name) do save_limit(base, limit, intake.at) end
+  end_intake(intake)
+  return replies
+end
+
+-- submit_alike: queue, timeout ms, ttl ms, retention ms, share, weight and terms of all the jobs, as of `submit`; then the
+-- id and the input of each. Returns for each job as `submit`, or 'NO_ENDPOINT'.
+local function submit_alike(keys, args)
+  local queue, timeout, ttl, retention, share, weight = unpack(args, 1, 6)
+  local intake = begin_intake(keys[1], now(), (#args - 7) / 2)
+  if not intake then return redis.status_reply('NO_ENDPOINT') end
+  if not (tonumber(timeout) and tonumber(ttl) and tonumber(retention) and fair.is_weight(weight)) then
+    return redis.error_reply('ERR the times of the jobs are not numbers, or their weight is not one')
   end
-  for _, limit in pairs(limits.by_name) do save_limit(base, limit, at) end
-  hand_over(base, at, queued, #queues == 1 and queues[1], settings)
+  local webhooks, terms, replies = intake.settings.webhook or '', terms_of(args[7]), {}
+  local fields = fields_of(intake, queue, timeout, ttl, retention, webhooks, terms)
+  local slack = webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS
+  for i = 8, #args, 2 do
+    local refused = refusal_of(intake, queue, terms)
+    if not refused then add(intake, args[i], args[i + 1], queue, ttl, share, weight, fields, terms, slack) end
+    replies[#replies + 1] = refused or 'NEW'
+  end
+  end_intake(intake)
   return replies
 end
 
@@ -306,6 +361,7 @@ local function purge(keys, args)
 end
 
 register('submit', submit)
+register('submit_alike', submit_alike)
 register('emit', emit)
 register('progress', progress)
 register('finish', finish, 'allow-oom')
