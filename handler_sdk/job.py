@@ -4,12 +4,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from .delivery import BATCH_SECONDS, Delivery
 from .home import Home
 from .links import Attempt, Link
-from .runners import HandlerConfig, Run
+from .runners import JobRun
 from .window import Window
 
 # Chunks of one job that are not yet in the store, in bytes, at most.
@@ -29,20 +28,19 @@ class Job:
     def __init__(
         self,
         attempt: Attempt,
-        fields: dict[str, Any],
-        config: HandlerConfig,
+        run_for: Callable[["Job"], JobRun],
         link: Link,
         home: Home,
         on_over: Callable[[str], None],
     ) -> None:
-        """See `Run` and `Delivery`."""
+        """`run_for` makes its run; for the rest see `Delivery`."""
         self.attempt = attempt
         self.has_run = False
-        self.run = Run(config, fields, self, link.limits, link.worker)
         self._window = Window(WINDOW)
         self.delivery = Delivery(link, attempt, self._window.give, on_over)
         self._home = home
         self._waited_at = 0.0
+        self.run = run_for(self)
 
     def send(self, chunk: bytes) -> None:
         """Delivers a chunk, from a thread of the handler's."""

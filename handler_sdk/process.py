@@ -5,9 +5,10 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
@@ -18,7 +19,30 @@ OnFrame = Callable[[Kind, bytes], None]
 # What the process says is heard within this time.
 READ_SECONDS = 0.01
 
+_OUR_VARIABLES = ("RUNLANE_", "RUNQY_")
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the handler's process runs.
+
+    name: for people. arguments: of Python. given: what its standard input holds, for what is not to be seen in an
+    environment or on a command line.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    given: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def of_handler(cls, path: str, arguments: list[str]) -> "Program":
+        """The handler file at `path`, which gets `arguments`."""
+        return cls(f"handler {path}", ("-m", "handler_sdk", path, *arguments))
+
+
+class NoProgramError(Exception):
+    """There is nothing to run; the text says why, for people."""
 
 
 class HandlerProcess:
@@ -31,22 +55,22 @@ class HandlerProcess:
         self._killed_because = ""
 
     @classmethod
-    async def start(cls, path: str, arguments: list[str], on_frame: OnFrame) -> "HandlerProcess":
-        """Runs the file at `path` in a process group of its own; `on_frame` gets what it says."""
+    async def start(cls, program: Program, on_frame: OnFrame) -> "HandlerProcess":
+        """Runs the program in a process group of its own; `on_frame` gets what it says."""
         ours, theirs = socket.socketpair()
         frames = _Frames(on_frame)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "handler_sdk",
-                path,
-                *arguments,
-                stdin=DEVNULL,
+                *program.arguments,
+                stdin=PIPE if program.given else DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
                 env=environment_for(dict(os.environ), theirs.fileno()),
             )
+        if process.stdin is not None:
+            process.stdin.write(program.given)
+            process.stdin.close()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: frames, sock=ours)
         return cls(process, transport, frames)
 
@@ -124,7 +148,7 @@ def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, s
     kept = {
         name: value
         for name, value in environment.items()
-        if not (name.startswith("RUNLANE_") and any(word in name for word in _SECRET_WORDS))
+        if not (name.startswith(_OUR_VARIABLES) and any(word in name for word in _SECRET_WORDS))
     }
     kept[SOCKET_VARIABLE] = str(descriptor)
     kept[WORKER_VARIABLE] = str(os.getpid())
