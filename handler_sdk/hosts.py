@@ -11,24 +11,25 @@ from typing import Any, Generic, Protocol, TypeVar
 from .ending import begin_task
 from .home import Home
 from .outcomes import Outcome
-from .runners import HandlerConfig, JobRun
+from .runners import HandlerConfig, Run
 
 # The longest time between two calls of the author's concurrency modifier.
 MODIFIER_SECONDS = 1.0
 
 
 class Hosted(Protocol):
-    """What a host knows of a job."""
+    """What a host knows of a job whose handler it runs."""
 
     @property
-    def run(self) -> JobRun: ...
+    def run(self) -> Run: ...
 
     def wake(self) -> None:
         """The run is to stop, and may wait for room."""
 
 
-J = TypeVar("J", bound=Hosted)
-J_contra = TypeVar("J_contra", bound=Hosted, contravariant=True)
+H = TypeVar("H", bound=Hosted)
+J = TypeVar("J")
+J_contra = TypeVar("J_contra", contravariant=True)
 
 OnEnd = Callable[[J, Outcome], None]
 """The handler is done with the job: called once, in the loop."""
@@ -78,7 +79,7 @@ class Host(Protocol[J_contra]):
         """Begins to stop its run. False when there is nothing in the process that can."""
 
 
-class ThreadHost(Generic[J]):
+class ThreadHost(Generic[H]):
     """Runs plain functions and generators. The main thread serves too, and alone when jobs come one at a time; the loop
     has a thread of its own."""
 
@@ -86,7 +87,7 @@ class ThreadHost(Generic[J]):
         self,
         config: HandlerConfig,
         home: Home,
-        on_end: OnEnd[J],
+        on_end: OnEnd[H],
         on_concurrency: Callable[[int], None],
         concurrency: int = 1,
     ) -> None:
@@ -94,7 +95,7 @@ class ThreadHost(Generic[J]):
         self._on_end = on_end
         self._concurrency = Concurrency(config, on_concurrency, concurrency)
         self._changed = threading.Condition()
-        self._waiting: deque[J] = deque()
+        self._waiting: deque[H] = deque()
         self._threads = 1
         self._idle = 0
         self._ended = False
@@ -109,7 +110,7 @@ class ThreadHost(Generic[J]):
         self._work(is_main=True)
         thread.join()
 
-    def run(self, job: J) -> None:
+    def run(self, job: H) -> None:
         with self._changed:
             self._waiting.append(job)
             if self._idle < len(self._waiting) and self._threads < self._concurrency.wanted:
@@ -117,7 +118,7 @@ class ThreadHost(Generic[J]):
                 threading.Thread(target=self._work, name=f"runlane-slot-{self._threads}", daemon=True).start()
             self._changed.notify()
 
-    def stop(self, job: J) -> bool:
+    def stop(self, job: H) -> bool:
         stoppable = job.run.stop()
         with self._changed:
             is_waiting = job in self._waiting
@@ -141,7 +142,7 @@ class ThreadHost(Generic[J]):
             self._home.call(self._on_end, job, job.run.run())
             self._tick.set()
 
-    def _next(self, is_main: bool) -> J | None:
+    def _next(self, is_main: bool) -> H | None:
         with self._changed:
             while not self._ended:
                 if not is_main and self._threads > self._concurrency.wanted:
@@ -164,12 +165,12 @@ class ThreadHost(Generic[J]):
                     self._changed.notify_all()
 
 
-class LoopHost(Generic[J]):
+class LoopHost(Generic[H]):
     """Runs coroutines and async generators as tasks of one loop, in which the link is too: a thread of its own for that
     would take another turn of the interpreter lock for each job."""
 
     def __init__(
-        self, config: HandlerConfig, on_end: OnEnd[J], on_concurrency: Callable[[int], None], concurrency: int = 1
+        self, config: HandlerConfig, on_end: OnEnd[H], on_concurrency: Callable[[int], None], concurrency: int = 1
     ) -> None:
         self._on_end = on_end
         self._concurrency = Concurrency(config, on_concurrency, concurrency)
@@ -178,10 +179,10 @@ class LoopHost(Generic[J]):
     def serve(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run(self._serve(work))
 
-    def run(self, job: J) -> None:
+    def run(self, job: H) -> None:
         begin_task(self._run(job), self._tasks)
 
-    def stop(self, job: J) -> bool:
+    def stop(self, job: H) -> bool:
         return job.run.stop()
 
     async def _serve(self, work: Coroutine[Any, Any, None]) -> None:
@@ -191,7 +192,7 @@ class LoopHost(Generic[J]):
         if watching is not None:
             watching.cancel()
 
-    async def _run(self, job: J) -> None:
+    async def _run(self, job: H) -> None:
         self._on_end(job, await job.run.run_async())
         asyncio.get_running_loop().call_soon(self._concurrency.update)  # the outcome goes first
 

@@ -4,12 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from .delivery import BATCH_SECONDS, Delivery
 from .home import Home
 from .links import Attempt, Link
 from .runners import JobRun
 from .window import Window
+
+R = TypeVar("R", bound=JobRun)
 
 # Chunks of one job that are not yet in the store, in bytes, at most.
 WINDOW = 8 * 1024 * 1024
@@ -19,7 +22,7 @@ WINDOW = 8 * 1024 * 1024
 TURNS_TO_SEND = 3
 
 
-class Job:
+class Job(Generic[R]):
     """From its begin until all that is to be known of it is in the store: its run by the handler, and its delivery.
 
     has_run: the handler is done with it.
@@ -28,7 +31,7 @@ class Job:
     def __init__(
         self,
         attempt: Attempt,
-        run_for: Callable[["Job"], JobRun],
+        run_for: Callable[["Job[R]"], R],
         link: Link,
         home: Home,
         on_over: Callable[[str], None],
@@ -56,6 +59,10 @@ class Job:
                 await self._let_send()
         else:
             self._send_from_elsewhere(chunk)
+
+    def show(self, progress: bytes) -> None:
+        """Shows progress, in the loop; the latest wins."""
+        self.delivery.set_progress(progress)
 
     def end_run(self) -> None:
         """Nothing more comes from the handler."""

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,7 +100,7 @@ class HandlerProcess:
             # A process that left the group may hold the socket open.
             await asyncio.wait_for(self._frames.ended.wait(), 1)
         self._transport.close()
-        return self._killed_because or describe_exit(status)
+        return self._killed_because or describe_exit("the handler process", status)
 
     async def end(self, grace: float) -> None:
         """Lets the process end by itself, for `grace` seconds."""
@@ -143,13 +143,18 @@ class _Frames(asyncio.BufferedProtocol):
         self.ended.set()
 
 
-def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, str]:
-    """The environment of the handler's process: the worker's, without the worker's credentials."""
-    kept = {
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the credentials of the worker, and of the agent that deploys for it."""
+    return {
         name: value
         for name, value in environment.items()
         if not (name.startswith(_OUR_VARIABLES) and any(word in name for word in _SECRET_WORDS))
     }
+
+
+def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, str]:
+    """The environment of the handler's process: the worker's, without the worker's credentials."""
+    kept = without_secrets(environment)
     kept[SOCKET_VARIABLE] = str(descriptor)
     kept[WORKER_VARIABLE] = str(os.getpid())
     # What a handler prints would be lost with a process that is killed.
@@ -157,11 +162,12 @@ def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, s
     return kept
 
 
-def describe_exit(status: int) -> str:
+def describe_exit(name: str, status: int) -> str:
+    """How a process ended, for people."""
     if status >= 0:
-        return f"the handler process exited with status {status}"
+        return f"{name} exited with status {status}"
     try:
-        name = signal.Signals(-status).name
+        by = signal.Signals(-status).name
     except ValueError:
-        name = "unknown"
-    return f"the handler process was killed by signal {-status} ({name})"
+        by = "unknown"
+    return f"{name} was killed by signal {-status} ({by})"

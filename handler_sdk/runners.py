@@ -104,12 +104,6 @@ class JobRun(Protocol):
 
     stopping: bool
 
-    def run(self) -> Outcome:
-        """Comes to its end in this thread. Never raises."""
-
-    async def run_async(self) -> Outcome:
-        """Comes to its end in this task, which must run nothing else. Never raises."""
-
     def stop(self) -> bool:
         """Begins to stop it, from any thread. False when there is nothing here that can."""
 

@@ -20,7 +20,7 @@ from .job import Job
 from .links import Attempt, Backoff, Link, LinkError, Registered, Report, TakenJob, UnreachableError
 from .links.choice import make_link
 from .outcomes import Outcome, failed
-from .work import Work
+from .work import AnyJob, Work
 
 logger = logging.getLogger("runlane.taker")
 
@@ -47,7 +47,7 @@ class Taker:
         self._channel = channel
         self._home = Home()
         self._host = work.host(self._home, self._on_end, self._on_concurrency)
-        self._jobs: dict[Attempt, Job] = {}
+        self._jobs: dict[Attempt, AnyJob] = {}
         self._concurrency = 1
         self._running = 0
         self._registered: Registered | None = None
@@ -198,7 +198,7 @@ class Taker:
             fields = self._work.read(taken)
         except (ValueError, RecursionError) as error:
             objection = f"the job's input cannot be read in Python: {error}"
-        job = Job(
+        job: AnyJob = Job(
             attempt,
             lambda job: self._work.run(fields, job, self._link.limits, self._link.worker),
             self._link,
@@ -230,7 +230,7 @@ class Taker:
         self._is_telling = False
         self._channel.flush()
 
-    def _on_end(self, job: Job, outcome: Outcome) -> None:
+    def _on_end(self, job: AnyJob, outcome: Outcome) -> None:
         """The outcome is sent before there is room for another job, whose handler may block the loop."""
         job.end_run()
         report, is_sent = None, True
@@ -244,7 +244,7 @@ class Taker:
             self._channel.send(Kind.REFRESH)
             self._drain()
 
-    async def _deliver(self, job: Job, outcome: Outcome, report: Report | None, takes_room: bool) -> None:
+    async def _deliver(self, job: AnyJob, outcome: Outcome, report: Report | None, takes_room: bool) -> None:
         text = "over"
         try:
             if report is not None and await report:
@@ -275,7 +275,7 @@ class Taker:
     def _set_progress(self, job_id: str, value: bytes) -> None:
         for attempt, job in reversed(self._jobs.items()):
             if attempt.job == job_id and not job.has_run:
-                job.delivery.set_progress(value)
+                job.show(value)
                 return
 
     def _on_concurrency(self, wanted: int) -> None:

@@ -15,42 +15,20 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .frames import Kind, decode_attempt, encode_attempt, encode_registered
 from .links import Attempt, Backoff, LinkError, Membership, RefusedError
 from .process import HandlerProcess, NoProgramError, Program
-from .settings import LOG_FORMAT, Settings, SettingsError
-
-if TYPE_CHECKING:
-    from types import FrameType
+from .settings import Settings, SettingsError
+from .starting import end_early_by_signals, set_up_logging
+from .supervision import OF_HANDLERS, Supervision
 
 logger = logging.getLogger("runlane.worker")
 
 # The last calls before the farewell are given up after so long.
 RENEWAL_SECONDS = 3.0
 CLEARING_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """What becomes of a process that ended unasked: another one takes its place.
-
-    first_pause, longest_pause: between two tries, in seconds; each is about twice as long as the one before.
-    crash_loop: so many in a row, without a job done between, count as one.
-    healthy_seconds: who was ready for so long begins anew.
-    at_once: there is no pause until there is a crash loop.
-    gives_up: the worker ends when the first process does not load.
-    counts_drained: what still runs when a drain is over was a try of its job.
-    """
-
-    first_pause: float = 0.5
-    longest_pause: float = 30.0
-    crash_loop: int = 3
-    healthy_seconds: float = 600.0
-    at_once: bool = True
-    gives_up: bool = True
-    counts_drained: bool = True
 
 
 @dataclass
@@ -85,7 +63,7 @@ class Worker:
     _program: Program  # once it is prepared
 
     def __init__(
-        self, settings: Settings, join: Join, prepare: Prepare, supervision: Supervision = Supervision()
+        self, settings: Settings, join: Join, prepare: Prepare, supervision: Supervision = OF_HANDLERS
     ) -> None:
         self.loaded = asyncio.Event()
         self._settings = settings
@@ -468,26 +446,6 @@ async def _work(settings: Settings, program: Program) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.on_signal, number)
     return await worker.run()
-
-
-def end_early_by_signals() -> None:
-    """Until there is something to end in good order."""
-    signal.signal(signal.SIGTERM, _exit_early)
-    signal.signal(signal.SIGINT, _exit_early)
-
-
-def set_up_logging() -> str:
-    """Of a worker's own process, as RUNLANE_LOG_LEVEL says; returns what is wrong with that."""
-    level = os.environ.get("RUNLANE_LOG_LEVEL", "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        return f"RUNLANE_LOG_LEVEL must be debug, info, warning or error, not {level.lower()!r}"
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
-    logging.getLogger("runlane").setLevel(level)
-    return ""
-
-
-def _exit_early(_number: int, _frame: "FrameType | None") -> None:
-    sys.exit(0)
 
 
 def _complain(text: str) -> int:
