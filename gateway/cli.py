@@ -8,6 +8,7 @@ import click
 
 import handler_sdk
 
+from .commands.agents import agent
 from .commands.configs import config
 from .commands.connection import remote_group
 from .commands.endpoints import endpoint
@@ -22,7 +23,7 @@ from .commands.webhook_secrets import webhook_secret
 from .commands.workers import worker, worker_env
 
 COMMANDS = (
-    auth, completion, config, demo, dev, endpoint, key, login, logout, queue, serve, show_settings, task, vault,
+    agent, auth, completion, config, demo, dev, endpoint, key, login, logout, queue, serve, show_settings, task, vault,
     version, webhook_secret, worker, worker_env,
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 Whatever happens here, a thread ends the process when the worker is gone, even while a model is loading.
 """
 
-import ctypes
 import logging
 import os
 import runpy
@@ -14,14 +13,12 @@ import threading
 import traceback
 
 from .channel import Channel
+from .ending import die_with
 from .entry import PROCESS_VARIABLE, SOCKET_VARIABLE, WORKER_VARIABLE
 from .frames import Kind
 from .progress import report_to
 from .runners import HandlerConfig
 from .settings import LOG_FORMAT
-
-_PR_SET_PDEATHSIG = 1
-
 
 _channel: Channel | None = None
 _has_served = False
@@ -30,11 +27,12 @@ _has_served = False
 def serve(config: HandlerConfig) -> None:
     """What `start` does in the handler's process."""
     from .taker import Taker
+    from .work import HandlerWork
 
     global _has_served
     assert _channel is not None  # noqa: S101
     _has_served = True
-    taker = Taker(config, _channel)
+    taker = Taker(HandlerWork(config), _channel)
     report_to(taker.report_progress)
     os.register_at_fork(after_in_child=lambda: report_to(None))  # the connection to the store is not its own
     taker.serve()
@@ -44,18 +42,24 @@ def serve(config: HandlerConfig) -> None:
 def main(path: str, arguments: list[str]) -> int:
     """Runs the file as `python path argument…` would, in a process that a worker started."""
     global _channel
+    channel = _channel = enter()
+    return _run_file(channel, path, arguments)
+
+
+def enter() -> Channel:
+    """Makes this process, which a worker started, one that takes jobs: from now on it ends with the worker."""
     connection = socket.socket(fileno=int(os.environ.pop(SOCKET_VARIABLE)))
     connection.set_inheritable(False)
     os.environ[PROCESS_VARIABLE] = str(os.getpid())
-    channel = _channel = Channel(connection)
-    _die_with_worker(int(os.environ.pop(WORKER_VARIABLE)))
+    channel = Channel(connection)
+    die_with(int(os.environ.pop(WORKER_VARIABLE)))
     # Whoever signals the whole group or container means the worker, which then ends this process in its own time. A
     # handler that does nothing, unlike an ignored signal, is not passed on to programs that the author starts.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     _set_up_logging()
     threading.Thread(target=channel.watch, name="runlane-watch", daemon=True).start()
-    return _run_file(channel, path, arguments)
+    return channel
 
 
 def _set_up_logging() -> None:
@@ -96,10 +100,3 @@ def _print_traceback(error: BaseException) -> None:
     ):
         part = part.tb_next
     traceback.print_exception(type(error), error, part or error.__traceback__, file=sys.stderr)
-
-
-def _die_with_worker(worker: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:
-        os._exit(1)

@@ -1,12 +1,25 @@
 """The ends of the handler's process that nobody wished for."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Coroutine
 from typing import Any, NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # here, since nothing may be loaded between fork and exec
+
+
+def die_with(parent: int) -> None:
+    """This process is killed when `parent`, which has started it, ends (or its thread that has), where that can be had:
+    on Linux. May be called between fork and exec."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def begin_task(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 SOCKET_VARIABLE = "RUNLANE_HANDLER_SOCKET"
 WORKER_VARIABLE = "RUNLANE_WORKER_PID"
 PROCESS_VARIABLE = "RUNLANE_HANDLER_PROCESS"
+TASK_VARIABLE = "RUNLANE_TASK_PROTOCOL"
 URL_VARIABLE = "RUNLANE_URL"
 
 
@@ -22,9 +23,10 @@ def start(config: Mapping[str, Any]) -> None:
     function from the present number of jobs at once to the wanted one), "refresh_worker" (bool: a fresh import after
     every job).
 
-    Started as `python HANDLER.py`, it does, in this order, what applies: `--rp_serve_api` serves HTTP on this machine;
-    `--test_input JSON` runs one job; with RUNLANE_URL set the process becomes a worker, which loads the file again;
-    a `test_input.json` in the working directory runs one job. Otherwise it exits with status 1.
+    Started as `python HANDLER.py`, it does, in this order, what applies: as the task of an agent, it serves that one's
+    jobs; `--rp_serve_api` serves HTTP on this machine; `--test_input JSON` runs one job; with RUNLANE_URL set the
+    process becomes a worker, which loads the file again; a `test_input.json` in the working directory runs one job.
+    Otherwise it exits with status 1.
 
     Raises TypeError when config has no callable "handler".
     """
@@ -41,6 +43,11 @@ def start(config: Mapping[str, Any]) -> None:
             "handler_sdk.start() was called in a process that the handler started; "
             'put the call under `if __name__ == "__main__":`'
         )
+    elif os.environ.pop(TASK_VARIABLE, ""):
+        from .task import serve_task
+
+        os.environ[PROCESS_VARIABLE] = str(os.getpid())
+        serve_task(handler_config)
     else:
         _start_by_arguments(handler_config)
 

@@ -6,27 +6,42 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from .ending import begin_task
 from .home import Home
-from .job import Job
 from .outcomes import Outcome
-from .runners import HandlerConfig
+from .runners import HandlerConfig, Run
 
 # The longest time between two calls of the author's concurrency modifier.
 MODIFIER_SECONDS = 1.0
 
-OnEnd = Callable[[Job, Outcome], None]
+
+class Hosted(Protocol):
+    """What a host knows of a job whose handler it runs."""
+
+    @property
+    def run(self) -> Run: ...
+
+    def wake(self) -> None:
+        """The run is to stop, and may wait for room."""
+
+
+H = TypeVar("H", bound=Hosted)
+J = TypeVar("J")
+J_contra = TypeVar("J_contra", contravariant=True)
+
+OnEnd = Callable[[J, Outcome], None]
 """The handler is done with the job: called once, in the loop."""
 
 
 class Concurrency:
     """How many jobs at once the author wants, by his modifier."""
 
-    def __init__(self, config: HandlerConfig, on_change: Callable[[int], None]) -> None:
-        """`on_change` gets the number when it changes, in whatever thread `update` is called."""
-        self.wanted = 1
+    def __init__(self, config: HandlerConfig, on_change: Callable[[int], None], first: int = 1) -> None:
+        """`on_change` gets the number when it changes, in whatever thread `update` is called; it is `first` to begin
+        with."""
+        self.wanted = first
         self._modifier = config.modifier
         self._on_change = on_change
 
@@ -51,29 +66,36 @@ class Concurrency:
         return True
 
 
-class Host(Protocol):
+class Host(Protocol[J_contra]):
     """`run` and `stop` are called in the loop."""
 
     def serve(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs jobs in the main thread, and elsewhere, while `work` runs in a loop."""
 
-    def run(self, job: Job) -> None:
+    def run(self, job: J_contra) -> None:
         """Begins the job; returns at once."""
 
-    def stop(self, job: Job) -> bool:
+    def stop(self, job: J_contra) -> bool:
         """Begins to stop its run. False when there is nothing in the process that can."""
 
 
-class ThreadHost:
+class ThreadHost(Generic[H]):
     """Runs plain functions and generators. The main thread serves too, and alone when jobs come one at a time; the loop
     has a thread of its own."""
 
-    def __init__(self, config: HandlerConfig, home: Home, on_end: OnEnd, on_concurrency: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        config: HandlerConfig,
+        home: Home,
+        on_end: OnEnd[H],
+        on_concurrency: Callable[[int], None],
+        concurrency: int = 1,
+    ) -> None:
         self._home = home
         self._on_end = on_end
-        self._concurrency = Concurrency(config, on_concurrency)
+        self._concurrency = Concurrency(config, on_concurrency, concurrency)
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[H] = deque()
         self._threads = 1
         self._idle = 0
         self._ended = False
@@ -88,7 +110,7 @@ class ThreadHost:
         self._work(is_main=True)
         thread.join()
 
-    def run(self, job: Job) -> None:
+    def run(self, job: H) -> None:
         with self._changed:
             self._waiting.append(job)
             if self._idle < len(self._waiting) and self._threads < self._concurrency.wanted:
@@ -96,7 +118,7 @@ class ThreadHost:
                 threading.Thread(target=self._work, name=f"runlane-slot-{self._threads}", daemon=True).start()
             self._changed.notify()
 
-    def stop(self, job: Job) -> bool:
+    def stop(self, job: H) -> bool:
         stoppable = job.run.stop()
         with self._changed:
             is_waiting = job in self._waiting
@@ -120,7 +142,7 @@ class ThreadHost:
             self._home.call(self._on_end, job, job.run.run())
             self._tick.set()
 
-    def _next(self, is_main: bool) -> Job | None:
+    def _next(self, is_main: bool) -> H | None:
         with self._changed:
             while not self._ended:
                 if not is_main and self._threads > self._concurrency.wanted:
@@ -143,22 +165,24 @@ class ThreadHost:
                     self._changed.notify_all()
 
 
-class LoopHost:
+class LoopHost(Generic[H]):
     """Runs coroutines and async generators as tasks of one loop, in which the link is too: a thread of its own for that
     would take another turn of the interpreter lock for each job."""
 
-    def __init__(self, config: HandlerConfig, on_end: OnEnd, on_concurrency: Callable[[int], None]) -> None:
+    def __init__(
+        self, config: HandlerConfig, on_end: OnEnd[H], on_concurrency: Callable[[int], None], concurrency: int = 1
+    ) -> None:
         self._on_end = on_end
-        self._concurrency = Concurrency(config, on_concurrency)
+        self._concurrency = Concurrency(config, on_concurrency, concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def serve(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run(self._serve(work))
 
-    def run(self, job: Job) -> None:
+    def run(self, job: H) -> None:
         begin_task(self._run(job), self._tasks)
 
-    def stop(self, job: Job) -> bool:
+    def stop(self, job: H) -> bool:
         return job.run.stop()
 
     async def _serve(self, work: Coroutine[Any, Any, None]) -> None:
@@ -168,7 +192,7 @@ class LoopHost:
         if watching is not None:
             watching.cancel()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: H) -> None:
         self._on_end(job, await job.run.run_async())
         asyncio.get_running_loop().call_soon(self._concurrency.update)  # the outcome goes first
 

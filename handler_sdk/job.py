@@ -4,13 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 from .delivery import BATCH_SECONDS, Delivery
 from .home import Home
 from .links import Attempt, Link
-from .runners import HandlerConfig, Run
+from .runners import JobRun
 from .window import Window
+
+R = TypeVar("R", bound=JobRun)
 
 # Chunks of one job that are not yet in the store, in bytes, at most.
 WINDOW = 8 * 1024 * 1024
@@ -20,7 +22,7 @@ WINDOW = 8 * 1024 * 1024
 TURNS_TO_SEND = 3
 
 
-class Job:
+class Job(Generic[R]):
     """From its begin until all that is to be known of it is in the store: its run by the handler, and its delivery.
 
     has_run: the handler is done with it.
@@ -29,20 +31,19 @@ class Job:
     def __init__(
         self,
         attempt: Attempt,
-        fields: dict[str, Any],
-        config: HandlerConfig,
+        run_for: Callable[["Job[R]"], R],
         link: Link,
         home: Home,
         on_over: Callable[[str], None],
     ) -> None:
-        """See `Run` and `Delivery`."""
+        """`run_for` makes its run; for the rest see `Delivery`."""
         self.attempt = attempt
         self.has_run = False
-        self.run = Run(config, fields, self, link.limits, link.worker)
         self._window = Window(WINDOW)
         self.delivery = Delivery(link, attempt, self._window.give, on_over)
         self._home = home
         self._waited_at = 0.0
+        self.run = run_for(self)
 
     def send(self, chunk: bytes) -> None:
         """Delivers a chunk, from a thread of the handler's."""
@@ -58,6 +59,10 @@ class Job:
                 await self._let_send()
         else:
             self._send_from_elsewhere(chunk)
+
+    def show(self, progress: bytes) -> None:
+        """Shows progress, in the loop; the latest wins."""
+        self.delivery.set_progress(progress)
 
     def end_run(self) -> None:
         """Nothing more comes from the handler."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from . import __version__
 from .encoding import NotJsonError, to_json
 
-State = Literal["COMPLETED", "FAILED", "STOPPED"]
+State = Literal["COMPLETED", "FAILED", "RETRY", "STOPPED"]
 Field = Literal["output", "error", ""]
 
 # Beyond this an error text is cut: it is for people.
@@ -28,7 +28,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`field` is what `value` is; '' means that the job ends without output. `refresh` asks for a fresh process."""
+    """`field` is what `value` is; '' means that the job ends without output. `refresh` asks for a fresh process.
+
+    RETRY: the attempt failed, and the job is tried again by its policy. STOPPED: it is nobody's concern any more.
+    """
 
     state: State
     field: Field = ""
@@ -99,9 +102,9 @@ def authors_part(error: BaseException) -> TracebackType | None:
     return part or error.__traceback__
 
 
-def failed(text: str, refresh: bool = False) -> Outcome:
+def failed(text: str, refresh: bool = False, state: State = "FAILED") -> Outcome:
     value = text.encode(errors="backslashreplace")
     if len(value) > ERROR_LIMIT:
         kept = value[:ERROR_LIMIT].decode(errors="ignore")
         value = f"{kept}… ({len(value)} bytes in all)".encode()
-    return Outcome("FAILED", "error", value, refresh)
+    return Outcome(state, "error", value, refresh)

@@ -5,9 +5,10 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
@@ -18,7 +19,30 @@ OnFrame = Callable[[Kind, bytes], None]
 # What the process says is heard within this time.
 READ_SECONDS = 0.01
 
+_OUR_VARIABLES = ("RUNLANE_", "RUNQY_")
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the handler's process runs.
+
+    name: for people. arguments: of Python. given: what its standard input holds, for what is not to be seen in an
+    environment or on a command line.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    given: bytes = field(default=b"", repr=False)
+
+    @classmethod
+    def of_handler(cls, path: str, arguments: list[str]) -> "Program":
+        """The handler file at `path`, which gets `arguments`."""
+        return cls(f"handler {path}", ("-m", "handler_sdk", path, *arguments))
+
+
+class NoProgramError(Exception):
+    """There is nothing to run; the text says why, for people."""
 
 
 class HandlerProcess:
@@ -31,22 +55,22 @@ class HandlerProcess:
         self._killed_because = ""
 
     @classmethod
-    async def start(cls, path: str, arguments: list[str], on_frame: OnFrame) -> "HandlerProcess":
-        """Runs the file at `path` in a process group of its own; `on_frame` gets what it says."""
+    async def start(cls, program: Program, on_frame: OnFrame) -> "HandlerProcess":
+        """Runs the program in a process group of its own; `on_frame` gets what it says."""
         ours, theirs = socket.socketpair()
         frames = _Frames(on_frame)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "handler_sdk",
-                path,
-                *arguments,
-                stdin=DEVNULL,
+                *program.arguments,
+                stdin=PIPE if program.given else DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
                 env=environment_for(dict(os.environ), theirs.fileno()),
             )
+        if process.stdin is not None:
+            process.stdin.write(program.given)
+            process.stdin.close()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: frames, sock=ours)
         return cls(process, transport, frames)
 
@@ -76,7 +100,7 @@ class HandlerProcess:
             # A process that left the group may hold the socket open.
             await asyncio.wait_for(self._frames.ended.wait(), 1)
         self._transport.close()
-        return self._killed_because or describe_exit(status)
+        return self._killed_because or describe_exit("the handler process", status)
 
     async def end(self, grace: float) -> None:
         """Lets the process end by itself, for `grace` seconds."""
@@ -119,13 +143,18 @@ class _Frames(asyncio.BufferedProtocol):
         self.ended.set()
 
 
-def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, str]:
-    """The environment of the handler's process: the worker's, without the worker's credentials."""
-    kept = {
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the credentials of the worker, and of the agent that deploys for it."""
+    return {
         name: value
         for name, value in environment.items()
-        if not (name.startswith("RUNLANE_") and any(word in name for word in _SECRET_WORDS))
+        if not (name.startswith(_OUR_VARIABLES) and any(word in name for word in _SECRET_WORDS))
     }
+
+
+def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, str]:
+    """The environment of the handler's process: the worker's, without the worker's credentials."""
+    kept = without_secrets(environment)
     kept[SOCKET_VARIABLE] = str(descriptor)
     kept[WORKER_VARIABLE] = str(os.getpid())
     # What a handler prints would be lost with a process that is killed.
@@ -133,11 +162,12 @@ def environment_for(environment: dict[str, str], descriptor: int) -> dict[str, s
     return kept
 
 
-def describe_exit(status: int) -> str:
+def describe_exit(name: str, status: int) -> str:
+    """How a process ended, for people."""
     if status >= 0:
-        return f"the handler process exited with status {status}"
+        return f"{name} exited with status {status}"
     try:
-        name = signal.Signals(-status).name
+        by = signal.Signals(-status).name
     except ValueError:
-        name = "unknown"
-    return f"the handler process was killed by signal {-status} ({name})"
+        by = "unknown"
+    return f"{name} was killed by signal {-status} ({by})"

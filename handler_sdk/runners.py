@@ -31,6 +31,7 @@ from .outcomes import (
     failed,
     output_of,
 )
+from .retrying import RetryableError
 
 Handler = Callable[[dict[str, Any]], Any]
 Modifier = Callable[[int], int]
@@ -93,6 +94,18 @@ class Outlet(Protocol):
     def send(self, chunk: bytes) -> None: ...
 
     async def send_async(self, chunk: bytes) -> None: ...
+
+
+class JobRun(Protocol):
+    """What is done for one attempt of one job, wherever that is.
+
+    stopping: it is to stop, and what comes of it counts no more.
+    """
+
+    stopping: bool
+
+    def stop(self) -> bool:
+        """Begins to stop it, from any thread. False when there is nothing here that can."""
 
 
 class _StoppedError(Exception):
@@ -240,6 +253,8 @@ class Run:
             return Outcome("STOPPED", refresh=self._refresh)
         if isinstance(error, HandlerFailure):
             return failed(str(error), self._refresh)
+        if isinstance(error, RetryableError):
+            return failed(str(error) or type(error).__name__, self._refresh, "RETRY")
         traceback.print_exception(type(error), error, authors_part(error), file=sys.stderr)
         return failed(describe_exception(error, self._worker), self._refresh)
 

@@ -5,7 +5,6 @@ job waits for that.
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections import deque
@@ -17,12 +16,11 @@ from .encoding import to_json
 from .ending import begin_task, end_after_fault
 from .frames import Kind, decode_attempt, decode_registered, encode_attempt
 from .home import Home
-from .hosts import Host, LoopHost, ThreadHost
 from .job import Job
 from .links import Attempt, Backoff, Link, LinkError, Registered, Report, TakenJob, UnreachableError
 from .links.choice import make_link
 from .outcomes import Outcome, failed
-from .runners import HandlerConfig
+from .work import AnyJob, Work
 
 logger = logging.getLogger("runlane.taker")
 
@@ -44,16 +42,12 @@ class Taker:
 
     _link: Link  # from the first registration on
 
-    def __init__(self, config: HandlerConfig, channel: Channel) -> None:
-        self._config = config
+    def __init__(self, work: Work, channel: Channel) -> None:
+        self._work = work
         self._channel = channel
         self._home = Home()
-        self._host: Host = (
-            LoopHost(config, self._on_end, self._on_concurrency)
-            if config.kind.is_async
-            else ThreadHost(config, self._home, self._on_end, self._on_concurrency)
-        )
-        self._jobs: dict[Attempt, Job] = {}
+        self._host = work.host(self._home, self._on_end, self._on_concurrency)
+        self._jobs: dict[Attempt, AnyJob] = {}
         self._concurrency = 1
         self._running = 0
         self._registered: Registered | None = None
@@ -70,7 +64,7 @@ class Taker:
 
     def serve(self) -> None:
         """Serves until the worker says that it is enough. Its main thread may run jobs."""
-        self._host.serve(self._work())
+        self._host.serve(self._serve())
 
     def report_progress(self, job: Mapping[str, Any], progress: Any) -> None:
         """See `progress_update`."""
@@ -82,7 +76,7 @@ class Taker:
             raise ValueError(f"the progress has {len(value)} bytes; the limit is {limit} bytes")
         self._home.call(self._set_progress, job["id"], value)
 
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         self._home.enter()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._read)
@@ -198,13 +192,19 @@ class Taker:
         if self._gave_back or attempt in self._early_stops:
             return
         self._tell_begun(attempt)
-        fields: dict[str, Any] = {"id": attempt.job, "input": None, "attempt": attempt.number}
+        fields: dict[str, Any] = {"id": attempt.job}
         objection = ""
         try:
-            fields = {**json.loads(taken.request or b"{}"), **fields, "input": json.loads(taken.input or b"null")}
+            fields = self._work.read(taken)
         except (ValueError, RecursionError) as error:
             objection = f"the job's input cannot be read in Python: {error}"
-        job = Job(attempt, fields, self._config, self._link, self._home, lambda text: self._on_over(attempt, text))
+        job: AnyJob = Job(
+            attempt,
+            lambda job: self._work.run(fields, job, self._link.limits, self._link.worker),
+            self._link,
+            self._home,
+            lambda text: self._on_over(attempt, text),
+        )
         self._jobs[attempt] = job
         self._running += 1
         if objection:
@@ -215,7 +215,7 @@ class Taker:
     def _tell_begun(self, attempt: Attempt) -> None:
         """Before anything of the author's runs, which may never let go."""
         self._channel.add(Kind.BEGUN, encode_attempt(attempt))
-        if self._config.kind.is_async:
+        if self._work.is_async:
             self._tell_soon()  # it runs in a later turn than this, and others may begin in this one
         else:
             self._channel.flush()
@@ -230,7 +230,7 @@ class Taker:
         self._is_telling = False
         self._channel.flush()
 
-    def _on_end(self, job: Job, outcome: Outcome) -> None:
+    def _on_end(self, job: AnyJob, outcome: Outcome) -> None:
         """The outcome is sent before there is room for another job, whose handler may block the loop."""
         job.end_run()
         report, is_sent = None, True
@@ -244,7 +244,7 @@ class Taker:
             self._channel.send(Kind.REFRESH)
             self._drain()
 
-    async def _deliver(self, job: Job, outcome: Outcome, report: Report | None, takes_room: bool) -> None:
+    async def _deliver(self, job: AnyJob, outcome: Outcome, report: Report | None, takes_room: bool) -> None:
         text = "over"
         try:
             if report is not None and await report:
@@ -275,7 +275,7 @@ class Taker:
     def _set_progress(self, job_id: str, value: bytes) -> None:
         for attempt, job in reversed(self._jobs.items()):
             if attempt.job == job_id and not job.has_run:
-                job.delivery.set_progress(value)
+                job.show(value)
                 return
 
     def _on_concurrency(self, wanted: int) -> None:

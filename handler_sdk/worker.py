@@ -10,24 +10,21 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .frames import Kind, decode_attempt, encode_attempt, encode_registered
 from .links import Attempt, Backoff, LinkError, Membership, RefusedError
-from .process import HandlerProcess
-from .settings import LOG_FORMAT, Settings, SettingsError
-
-if TYPE_CHECKING:
-    from types import FrameType
+from .process import HandlerProcess, NoProgramError, Program
+from .settings import Settings, SettingsError
+from .starting import end_early_by_signals, set_up_logging
+from .supervision import OF_HANDLERS, Supervision
 
 logger = logging.getLogger("runlane.worker")
-
-# So many processes in a row that end unasked, without a job done between, count as a crash loop.
-CRASH_LOOP = 3
 
 # The last calls before the farewell are given up after so long.
 RENEWAL_SECONDS = 3.0
@@ -52,22 +49,33 @@ Join = Callable[[Callable[[], None]], Awaitable[Membership]]
 """Makes the worker a member; it gets what to call when there may be another registration than before."""
 
 
+Prepare = Callable[[], Awaitable[Program]]
+"""Makes the program that the worker runs, however long it takes. Raises NoProgramError."""
+
+
 class Worker:
-    """One worker, from its start to its end."""
+    """One worker, from its start to its end.
+
+    loaded: set when the program has been ready once.
+    """
 
     _membership: Membership  # once it has joined
+    _program: Program  # once it is prepared
 
-    def __init__(self, settings: Settings, join: Join, path: str, arguments: list[str]) -> None:
+    def __init__(
+        self, settings: Settings, join: Join, prepare: Prepare, supervision: Supervision = OF_HANDLERS
+    ) -> None:
+        self.loaded = asyncio.Event()
         self._settings = settings
         self._join = join
-        self._path = path
-        self._arguments = arguments
+        self._prepare = prepare
+        self._supervision = supervision
+        self._pauses = Backoff(supervision.first_pause, supervision.longest_pause)
         self._held: dict[Attempt, Held] = {}
         self._given_back: list[Attempt] = []
         self._process: HandlerProcess | None = None
         self._ready = False
-        self._was_ready = False
-        self._loaded_once = False
+        self._ready_since: float | None = None
         self._broken = ""
         self._failures = 0
         self._concurrency = 1
@@ -82,20 +90,39 @@ class Worker:
         self._renewing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        self._overdue = asyncio.Event()
         self._hurry = asyncio.Event()
         self._drained = asyncio.Event()
         self._renew = asyncio.Event()
 
     async def run(self) -> int:
-        """Works until a signal or a failure ends it; returns the exit status."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        keeper = self._begin_task(self._keep_process())
+        """Works until `end` or a failure ends it; returns the exit status."""
+        keeper = self._begin_task(self._keep_program())
         online = self._begin_task(self._go_online())
         await self._ending.wait()
         await self._drain(online, keeper)
         return self._status
+
+    def end(self, lets_all_end: bool = False) -> None:
+        """Takes no more jobs. What runs has the time of the settings to come to its end, or all the time it needs when
+        `lets_all_end`, until the next call."""
+        if not lets_all_end:
+            asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._overdue.set)
+        self._ending.set()
+
+    def hurry(self) -> None:
+        """Ends at once."""
+        self._hurry.set()
+        self._ending.set()
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """The first one is to end, the second to hurry."""
+        if self._ending.is_set():
+            logger.info("%s again: ending at once", number.name)
+            self.hurry()
+        else:
+            logger.info("%s: taking no more jobs, %d in hand", number.name, len(self._held))
+            self.end()
 
     async def _go_online(self) -> None:
         self._membership = await self._join(self._tell_registration)
@@ -106,35 +133,50 @@ class Worker:
 
     # -- the handler's process ----------------------------------------------------------------------------------------
 
-    async def _keep_process(self) -> None:
-        backoff = Backoff(0.5, 30.0)
+    async def _keep_program(self) -> None:
+        self._program = await self._prepare()
         while not self._draining:
-            process = self._process = await HandlerProcess.start(self._path, self._arguments, self._on_frame)
-            logger.info("loading %s in process %d", self._path, process.pid)
-            self._broken, self._was_ready, self._refreshing, self._concurrency = "", False, False, 1
-            self._drained.clear()
-            self._tell_registration()
-            reason = await process.wait()
-            asked = self._refreshing or process.was_killed or self._draining
-            self._ready, self._process = False, None
-            self._drained.set()
-            self._clear(reason)
+            reason = await self._run_process()
             if self._draining:
                 return
-            if asked:
+            if not reason:
                 continue
-            if not self._was_ready and not self._loaded_once:
-                self._fail(f"handler {self._path} failed to import: {self._broken or reason}")
+            if not self.loaded.is_set() and self._supervision.gives_up:
+                self._fail(f"{self._program.name} failed to import: {reason}")
                 return
-            self._failures += 1
-            self._renew.set()
-            if self._was_ready and self._failures < CRASH_LOOP:
-                backoff.reset()
-                logger.warning("%s; another one takes its place", reason)
-            else:
-                pause = backoff.next()
-                logger.error("%s; the next try is in %.1f s", self._broken or reason, pause)
-                await asyncio.sleep(pause)
+            await self._pause_after(reason)
+
+    async def _run_process(self) -> str:
+        """One process, from its start to its end. Returns why that came, or "" when it was asked for."""
+        process = self._process = await HandlerProcess.start(self._program, self._on_frame)
+        logger.info("loading %s in process %d", self._program.name, process.pid)
+        self._broken, self._ready_since, self._refreshing, self._concurrency = "", None, False, 1
+        self._drained.clear()
+        self._tell_registration()
+        end = await process.wait()
+        asked = self._refreshing or process.was_killed
+        reason = end if process.was_killed else self._broken or end
+        self._ready, self._process = False, None
+        self._drained.set()
+        self._clear(reason)
+        return "" if asked else reason
+
+    async def _pause_after(self, reason: str) -> None:
+        """Keeps what ends again and again from being started all the time."""
+        supervision, since = self._supervision, self._ready_since
+        if since is not None and time.monotonic() - since > supervision.healthy_seconds:
+            self._failures = 0
+        self._failures += 1
+        self._renew.set()
+        if self._failures == 1:
+            self._pauses.reset()
+        if supervision.at_once and since is not None and self._failures < supervision.crash_loop:
+            self._pauses.reset()
+            logger.warning("%s; another one takes its place", reason)
+            return
+        pause = self._pauses.next()
+        logger.error("%s; the next try is in %.1f s", reason, pause)
+        await asyncio.sleep(pause)
 
     def _tell_registration(self) -> None:
         """Has the process take jobs, as soon as nothing of the one before it is left."""
@@ -149,9 +191,11 @@ class Worker:
         if not self._joined:
             return
         if self._draining:
-            # Whoever leaves gives up what had begun.
-            begun = [each.attempt for each in held if each.begun]
-            self._begin_to_clear(self._try(self._membership.give_back([*begun, *self._given_back])))
+            # Whoever leaves gives up what it keeps, as a try; the rest goes back as if it had not begun.
+            kept = [*(each.attempt for each in held if each.begun), *self._given_back]
+            if not self._supervision.counts_drained:
+                kept = []
+            self._begin_to_clear(self._try(self._membership.give_back(kept)))
             return
         lost = [each.attempt for each in held if each.begun and not each.stopping]
         for attempt in lost:
@@ -189,8 +233,9 @@ class Worker:
             case Kind.BEGUN | Kind.ENDED | Kind.STALE | Kind.LOST | Kind.UNSTOPPABLE:
                 self._on_job_frame(kind, *decode_attempt(payload))
             case Kind.READY:
-                logger.info("%s is loaded", self._path)
-                self._ready = self._was_ready = self._loaded_once = True
+                logger.info("%s is loaded", self._program.name)
+                self._ready, self._ready_since = True, time.monotonic()
+                self.loaded.set()
                 self._renew.set()
             case Kind.BROKEN:
                 self._broken = payload.decode(errors="replace")
@@ -280,7 +325,7 @@ class Worker:
 
     @property
     def _state(self) -> str:
-        if self._failures >= CRASH_LOOP:
+        if self._failures >= self._supervision.crash_loop:
             return "crashing"
         if self._failures and not self._ready:
             return "unhealthy"
@@ -310,7 +355,7 @@ class Worker:
     async def _watch(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except RefusedError as error:
+        except (RefusedError, NoProgramError) as error:
             self._fail(str(error))
         except Exception:
             logger.exception("the worker has a fault and ends")
@@ -320,16 +365,7 @@ class Worker:
         if reason and not self._status:
             logger.error(reason)
         self._status = 1
-        self._hurry.set()
-        self._ending.set()
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self._ending.is_set():
-            logger.info("%s again: ending at once", number.name)
-            self._hurry.set()
-        else:
-            logger.info("%s: taking no more jobs, %d in hand", number.name, len(self._held))
-            self._ending.set()
+        self.hurry()
 
     async def _drain(self, online: asyncio.Task[None], keeper: asyncio.Task[None]) -> None:
         """Lets what runs come to its end, stops the rest, gives it back."""
@@ -337,7 +373,7 @@ class Worker:
         online.cancel()
         if self._process is not None and self._ready:
             self._process.send(Kind.DRAIN)
-            await self._until_drained(self._settings.drain_seconds)
+            await _first_of(self._drained, self._hurry, self._overdue)
         await self._end_process()
         if self._process is None:
             keeper.cancel()
@@ -357,12 +393,6 @@ class Worker:
             task.cancel()
         logger.info("left")
 
-    async def _until_drained(self, seconds: float) -> None:
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._drained, self._hurry)]
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
     async def _end_process(self) -> None:
         grace = self._settings.stop_grace_seconds
         if not self._hurry.is_set():
@@ -370,13 +400,20 @@ class Worker:
             for held in list(self._held.values()):
                 self._stop(held, "given back")
             if self._ready:
-                await self._until_drained(grace + 1)
+                await _first_of(self._drained, self._hurry, seconds=grace + 1)
         if self._process is None:
             return
         if self._ready and self._drained.is_set() and not self._hurry.is_set():
             await self._process.end(grace)
         else:
             self._process.kill("the worker ended")
+
+
+async def _first_of(*events: asyncio.Event, seconds: float | None = None) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 def main(path: str, arguments: list[str]) -> int:
@@ -386,26 +423,29 @@ def main(path: str, arguments: list[str]) -> int:
     RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_LOG_LEVEL. Status 0: it was told to end and did; 1: the
     handler cannot be loaded, or the gateway refuses the worker; 2: the environment or the path is wrong.
     """
-    signal.signal(signal.SIGTERM, _exit_early)
-    signal.signal(signal.SIGINT, _exit_early)
-    level = os.environ.get("RUNLANE_LOG_LEVEL", "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        return _complain(f"RUNLANE_LOG_LEVEL must be debug, info, warning or error, not {level.lower()!r}")
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
-    logging.getLogger("runlane").setLevel(level)
+    end_early_by_signals()
+    if complaint := set_up_logging():
+        return _complain(complaint)
     if not os.path.isfile(path):
         return _complain(f"there is no handler file {path}")
     try:
         settings = Settings.of(os.environ)
     except SettingsError as error:
         return _complain(str(error))
+    return asyncio.run(_work(settings, Program.of_handler(path, arguments)))
+
+
+async def _work(settings: Settings, program: Program) -> int:
     from .links.choice import join
 
-    return asyncio.run(Worker(settings, partial(join, settings), path, arguments).run())
+    async def prepare() -> Program:
+        return program
 
-
-def _exit_early(_number: int, _frame: "FrameType | None") -> None:
-    sys.exit(0)
+    worker = Worker(settings, partial(join, settings), prepare)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.on_signal, number)
+    return await worker.run()
 
 
 def _complain(text: str) -> int:

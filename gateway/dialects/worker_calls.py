@@ -344,10 +344,11 @@ def _pieces(chunk: bytes, limit: int) -> list[bytes]:
 
 def _outcome(fields: dict[str, msgspec.Raw], is_ours: bool, is_stream: bool) -> tuple[str, str, bytes]:
     """State, field and value. RunPod's SDK leaves an output of {} out, and gives [] for a generator whose chunks it
-    does not aggregate."""
+    does not aggregate; ours says of an error whether the job is to be tried again by its policy."""
     error, output = bytes(fields.get("error", b"null")), bytes(fields.get("output", b""))
     if error not in (b"null", b'""', b"false") or (is_ours and "error" in fields):
-        return "FAILED", "error", json.loads(error).encode(errors="replace") if error.startswith(b'"') else error
+        state = "RETRY" if is_ours and bytes(fields.get("retry", b"")) == b"true" else "FAILED"
+        return state, "error", json.loads(error).encode(errors="replace") if error.startswith(b'"') else error
     if output == b"[]" and is_stream and not is_ours:
         return "COMPLETED", "", b""
     if not output and not is_ours and not is_stream:

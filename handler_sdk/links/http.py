@@ -86,8 +86,9 @@ class HttpLink:
 
     def finish(self, attempt: Attempt, state: str, field: str, value: bytes) -> Report:
         body = b"{}"
-        if state == "FAILED":
-            body = json.dumps({"error": value.decode(errors="replace")}).encode()
+        if field == "error":
+            again = {"retry": True} if state == "RETRY" else {}
+            body = json.dumps({"error": value.decode(errors="replace"), **again}).encode()
         elif field:
             body = b'{"' + field.encode() + b'":' + value + b"}"
         return self._gateway.report(attempt, self._say(attempt, Request("POST", _done(self.worker, attempt), body)))

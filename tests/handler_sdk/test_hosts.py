@@ -7,7 +7,7 @@ from handler_sdk.hosts import ThreadHost
 from handler_sdk.job import Job
 from handler_sdk.links import Attempt, Link
 from handler_sdk.outcomes import Limits, Outcome
-from handler_sdk.runners import HandlerConfig
+from handler_sdk.runners import HandlerConfig, Run
 
 
 class NoLink:
@@ -18,11 +18,11 @@ class NoLink:
 def test_a_job_that_waits_for_a_thread_is_stopped_without_having_run() -> None:
     """It came when the author had wished for fewer at once meanwhile."""
     ran: list[Any] = []
-    ended: list[tuple[Job, Outcome]] = []
+    ended: list[tuple[Job[Run], Outcome]] = []
     config = HandlerConfig.of({"handler": ran.append})
-    host = ThreadHost(config, Home(), lambda *end: ended.append(end), lambda _: None)
+    host: ThreadHost[Job[Run]] = ThreadHost(config, Home(), lambda *end: ended.append(end), lambda _: None)
     link = cast(Link, NoLink())
-    job = Job(Attempt("job", 1), {"id": "job"}, config, link, Home(), lambda _: None)
+    job = Job(Attempt("job", 1), lambda job: Run(config, {"id": "job"}, job, link.limits), link, Home(), lambda _: None)
     host.run(job)  # its one thread does not serve yet
 
     assert host.stop(job)

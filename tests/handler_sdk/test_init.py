@@ -21,7 +21,7 @@ def run_python(code: str) -> str:
 
 
 def test_exports_exactly_its_api() -> None:
-    assert handler_sdk.__all__ == ["__version__", "progress_update", "serverless", "start"]
+    assert handler_sdk.__all__ == ["RetryableError", "__version__", "progress_update", "serverless", "start"]
     assert handler_sdk.serverless.start is handler_sdk.start
     assert handler_sdk.serverless.progress_update is handler_sdk.progress_update
 

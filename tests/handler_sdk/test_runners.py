@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from handler_sdk import RetryableError
 from handler_sdk.local import Collector
 from handler_sdk.outcomes import Limits, Outcome
 from handler_sdk.runners import HandlerConfig, HandlerKind, Run, kind_of
@@ -246,6 +247,15 @@ class TestErrors:
         assert execute(raising)[0].state == "FAILED"
         assert execute(raising_async)[0].state == "FAILED"
         capsys.readouterr()
+
+    @pytest.mark.parametrize("error", [RetryableError("not yet"), RetryableError()])
+    def test_that_ask_for_another_try_have_their_text(self, error: RetryableError) -> None:
+        def raising(job: Any) -> Any:
+            raise error
+            yield
+
+        text = str(error) or "RetryableError"
+        assert execute(raising)[0] == Outcome("RETRY", "error", text.encode())
 
     def test_that_are_huge_are_cut(self) -> None:
         value = execute(returning({"error": "é" * 10**6}))[0].value

@@ -215,6 +215,18 @@ handler_sdk.start({"handler": handler})
         assert (error["error_message"], error["worker_id"]) == ("bad input", "worker-1")
         assert jobs.run("good") == "fine"
 
+    def test_that_may_be_tried_again_are(self, start_worker: StartWorker, jobs: Jobs) -> None:
+        start_worker("""
+import handler_sdk
+def handler(job):
+    if job["attempt"] <= job["input"]:
+        raise handler_sdk.RetryableError(f"attempt {job['attempt']} was too early")
+    return job["attempt"]
+handler_sdk.start({"handler": handler})
+""")
+        assert jobs.run(1) == 2
+        assert "attempt 3 was too early" in jobs.error(9)
+
     def test_with_an_error_in_the_output_fail(self, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker(OBEDIENT)
         assert jobs.error({"return": {"error": "no"}}) == "no"

@@ -478,6 +478,14 @@ class TestOurSdk:
         await pod.say("job-done", id, {}, attempt=1)
         assert "output" not in await pod.target.status(id)
 
+    async def test_asks_for_another_try(self, pod: RunPodWorker) -> None:
+        id = await pod.begin()
+        for _ in range(2):  # it may repeat what it says
+            assert await pod.say("job-done", id, {"error": "not yet", "retry": True}, attempt=1) == {"status": "OK"}
+        assert (await pod.take(job_in_progress=1) or {})["attempt"] == 2
+        await pod.done(id, {"error": "for good", "retry": True})  # RunPod's own knows no such field
+        assert (await pod.target.status(id))["error"] == "for good"
+
     async def test_gives_up_an_attempt(self, pod: RunPodWorker) -> None:
         id = await pod.begin()
         await pod.say("job-lost", id, {"error": "it crashed"}, attempt=1)
