@@ -37,6 +37,7 @@ class TestLeases:
     async def test_are_left_alone_when_upkeep_is_told_so(self, driver: Driver) -> None:
         job = await driver.begin()
         await driver.silence()
+        await driver.pass_time(3000)  # in which upkeep has not come by
 
         assert (await driver.upkeep(settle=5000))["leases"] == 0
         assert await driver.state(job.id) == "IN_PROGRESS"
