@@ -57,7 +57,7 @@ class Output:
         with self._lock:
             self._blocks.append((time.monotonic(), stream, block))
             self._size += len(block)
-            while self._size > MOST_BYTES and len(self._blocks) > 1:
+            while self._size - len(self._blocks[0][2]) >= MOST_BYTES:
                 _, of, oldest = self._blocks.popleft()
                 self._size -= len(oldest)
                 self._skipped[of] = self._skipped.get(of, 0) + oldest.count(b"\n")

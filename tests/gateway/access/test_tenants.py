@@ -109,7 +109,18 @@ ASKS = {
     ("GET", f"{_V2}/requests"): Ask(),
     ("GET", f"{_V2}/workers"): Ask(),
     ("POST", f"{_V2}/workers"): Ask({"id": "w1"}),
+    ("GET", f"{_V2}/workers/{{worker}}"): Ask(),
     ("DELETE", f"{_V2}/workers/{{worker}}"): Ask(),
+    ("GET", f"{_V2}/workers/{{worker}}/logs"): Ask(),
+    **{
+        ("GET", f"{prefix}/workers{path}"): Ask()
+        for prefix in ("", "/api/cli")
+        for path in ("", "/{endpoint}:{worker}", "/{endpoint}:{worker}/logs")
+    },
+    **{
+        ("GET", f"{prefix}/workers/{{endpoint}}:{{worker}}/logs/stream"): Ask(query="n=0")
+        for prefix in ("", "/api/cli")
+    },
     ("GET", f"{_V2}/worker-env"): Ask(),
     ("GET", f"{_V2}/job-take/{{worker}}"): Ask(query="wait=0&job_in_progress=0"),
     ("GET", f"{_V2}/job-take-batch/{{worker}}"): Ask(query="wait=0&batch_size=5", headers=RAW_JOBS),
@@ -119,6 +130,7 @@ ASKS = {
     ("POST", f"{_V2}/job-lost/{{worker}}/{{job}}"): Ask({"error": "mine"}),
     ("POST", f"{_V2}/job-return/{{worker}}"): Ask({"attempts": []}),
     ("GET", f"{_V2}/ping/{{worker}}"): Ask(query="status=unhealthy"),
+    ("POST", f"{_V2}/tell/{{worker}}"): Ask({"run": "a", "lines": [[0, "stdout", "mine"]]}),
     ("POST", f"{_V2}/ping/{{worker}}"): Ask({"gone_ms": 1000, "concurrency": 9, "state": "ready"}),
     **{
         (method, f"{_V2}/openai/{{path:path}}"): Ask(body)
