@@ -85,6 +85,7 @@ class Ask(NamedTuple):
     job: str = "job"
     """Which of the owner's jobs it is about."""
     headers: Mapping[str, str] = MappingProxyType({})
+    is_endless: bool = False
 
 
 _V2 = "/v2/{endpoint}"
@@ -118,7 +119,7 @@ ASKS = {
         for path in ("", "/{endpoint}:{worker}", "/{endpoint}:{worker}/logs")
     },
     **{
-        ("GET", f"{prefix}/workers/{{endpoint}}:{{worker}}/logs/stream"): Ask(query="n=0")
+        ("GET", f"{prefix}/workers/{{endpoint}}:{{worker}}/logs/stream"): Ask(is_endless=True)
         for prefix in ("", "/api/cli")
     },
     ("GET", f"{_V2}/worker-env"): Ask(),
@@ -226,7 +227,11 @@ async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str])
     body = ask.body
     if isinstance(body, dict):
         body = {name: _filled(value, ids) for name, value in body.items()}
-    response = await tenant.http.request(method, f"{path}?{ask.query}", json=body, headers=ask.headers)
+    options: dict[str, Any] = {"json": body, "headers": ask.headers}
+    async with tenant.http.stream(method, f"{path}?{ask.query}", **options) as response:
+        if ask.is_endless and response.is_success:
+            return Answer(response.status_code, {}, "")
+        await response.aread()
     names = {id: name for name, id in ids.items() if name != "worker"}  # too short to be told apart
     if made := re.match(r'{"id":"([^"]+)"', response.text):
         names.setdefault(made[1], "made")
