@@ -40,6 +40,16 @@ class Line(NamedTuple):
     left_out: int = 0
 
 
+class _Skipped(NamedTuple):
+    """lines: whose ends were thrown away. is_whole: nothing of another line was."""
+
+    lines: int
+    is_whole: bool
+
+
+_NOTHING_SKIPPED = _Skipped(0, True)
+
+
 class Output:
     """Gets what is printed, from any thread, and gives it as lines, in one."""
 
@@ -47,7 +57,7 @@ class Output:
         self._lock = threading.Lock()
         self._blocks: deque[tuple[float, Stream, bytes]] = deque()
         self._size = 0
-        self._skipped: dict[Stream, int] = {}
+        self._skipped: dict[Stream, _Skipped] = {}
         self._cutters: dict[Stream, _Cutter] = {"stdout": _Cutter(), "stderr": _Cutter()}
         self._lines: deque[Line] = deque()
         self._newest = 0
@@ -60,7 +70,8 @@ class Output:
             while self._size - len(self._blocks[0][2]) >= MOST_BYTES:
                 _, of, oldest = self._blocks.popleft()
                 self._size -= len(oldest)
-                self._skipped[of] = self._skipped.get(of, 0) + oldest.count(b"\n")
+                before = self._skipped.get(of, _NOTHING_SKIPPED).lines
+                self._skipped[of] = _Skipped(before + oldest.count(b"\n"), oldest.endswith(b"\n"))
 
     def lines(self, final: bool = False) -> list[Line]:
         """All lines that were not heard yet, their numbers without a gap: at most `MOST_LINES`, and `MOST_BYTES` of
@@ -101,8 +112,8 @@ class Output:
             blocks, self._blocks = self._blocks, deque()
             skipped, self._skipped = self._skipped, {}
             self._size = 0
-        for stream, number in skipped.items():
-            self._cutters[stream].skip()
+        for stream, (number, is_whole) in skipped.items():
+            self._cutters[stream].skip(is_whole)
             self._keep(blocks[0][0], stream, number)
         for at, stream, block in blocks:
             for found in self._cutters[stream].feed(block, at):
@@ -146,10 +157,10 @@ class _Cutter:
         self._overwritten = b"", 0
         self._skips = False
 
-    def skip(self) -> None:
-        """A part was lost, and with it the line that it ends in."""
+    def skip(self, is_whole: bool) -> None:
+        """A part was lost, and with it the line that it ends in, unless that was whole."""
         self._clear()
-        self._skips = True
+        self._skips = not is_whole
 
     def feed(self, block: bytes, at: float) -> Iterator[str | int]:
         """The lines that end in this block, or how many are left out."""

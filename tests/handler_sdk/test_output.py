@@ -123,6 +123,15 @@ class TestFlood:
         assert all_lines(heard) == count
         assert heard[-1].startswith(f"{count - 1} ")
 
+    def test_spares_the_lines_that_are_whole(self) -> None:
+        printed = Output()
+        printed.add("stderr", b"a line\n")
+        for _ in range(3):
+            printed.add("stdout", b"x" * 65_535 + b"\n")
+        printed.add("stderr", b"another line\n")
+        found = {(line.stream, line.left_out or line.text[:7]) for line in printed.lines()}
+        assert found == {("stderr", 1), ("stdout", 2), ("stdout", "xxxxxxx"), ("stderr", "another")}
+
     def test_of_one_endless_line(self) -> None:
         printed = Output()
         for _ in range(100):
