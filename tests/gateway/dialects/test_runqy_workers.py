@@ -174,7 +174,7 @@ async def test_a_key_for_some_endpoints_sees_their_workers_only(fleet: httpx.Asy
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "limit=", "cursor=", "cursor=a", "cursor=a:x", "cursor=a/b:1"]
+    "query", ["limit=0", "limit=1001", "limit=x", "limit=", "cursor=a", "cursor=a:x", "cursor=a/b:1"]
 )
 async def test_pages_that_make_no_sense(target: Target, query: str) -> None:
     response = await target.http.get(f"/workers?{query}")
