@@ -18,7 +18,7 @@ from ..engine.telemetry import LogLine
 from ..errors import NotFound
 from ..http import Answer, Call, Managed, Reply
 from . import runqy_types as types
-from .worker_logs import WorkerLogs
+from .worker_logs import WorkerLogs, last_event
 from .worker_types import LAST_EVENT_ID, LogReading
 from .workers import description_of, worker_of
 
@@ -102,7 +102,7 @@ class RunqyWorkers:
     async def stream(self, call: Call) -> Answer:
         """The newest lines, and all that come, as an event stream."""
         try:
-            return await self._logs.stream(call, _text)
+            return await self._logs.stream(call, _text, last_event(call))
         except NotFound:
             raise NotFound("Worker not found") from None
 

@@ -8,7 +8,7 @@ from sse_starlette import EventSourceResponse
 
 from ..access.keys import Scope
 from ..described import JSON, Media, described
-from ..engine.telemetry import LogLine, Telemetry
+from ..engine.telemetry import LineId, LogLine, Telemetry
 from ..errors import BadRequest
 from ..http import Answer, Call, Managed, Reply
 from . import worker_types as types
@@ -36,8 +36,9 @@ class WorkerLogs:
     )
     async def show(self, call: Call) -> Answer:
         """The newest lines of a worker's log. As an event stream: these, and all that come."""
+        after = last_event(call)
         if "text/event-stream" in call.header(b"accept"):
-            return await self.stream(call, _shown)
+            return await self.stream(call, _shown, after)
         lines = await self.newest(call)
         return Reply(msgspec.json.encode(types.WorkerLog([_printed(line) for line in lines], len(lines))))
 
@@ -50,25 +51,34 @@ class WorkerLogs:
         """
         return await self._telemetry.lines(call.endpoint, worker_of(call), call.queried(types.LogReading).n)
 
-    async def stream(self, call: Call, shape: Shape) -> Answer:
-        """An event stream of lines in a shape, each with its id, from the newest ones on or behind `Last-Event-ID`.
+    async def stream(self, call: Call, shape: Shape, after: LineId | None) -> Answer:
+        """An event stream of lines in a shape, each with its id, behind the one with the id `after`, or from the newest
+        ones on.
 
         Raises:
-            BadRequest: as `newest`, or the id cannot be one.
-            NotFound: no such worker.
+            BadRequest, NotFound: as `newest`.
         """
         endpoint, worker, count = call.endpoint, worker_of(call), call.queried(types.LogReading).n
-        text = call.header(b"last-event-id")
-        found = _ID.fullmatch(text)
-        if text and found is None:
-            raise BadRequest(f"Last-Event-ID must be the id of an event, not {text[:40]!r}")
         await self._telemetry.lines(endpoint, worker, 1)  # errors get their status before the stream begins
-        after = (int(found[1]), int(found[2])) if found else None
         return EventSourceResponse(
             _events(self._telemetry.follow(endpoint, worker, after, count), shape),
             ping=SECONDS_BETWEEN_COMMENTS,
             send_timeout=SECONDS_TO_WRITE,
         )
+
+
+def last_event(call: Call) -> LineId | None:
+    """Behind which line a stream is to go on.
+
+    Raises:
+        BadRequest: that can be none.
+    """
+    text = call.header(b"last-event-id")
+    if not text:
+        return None
+    if not (found := _ID.fullmatch(text)):
+        raise BadRequest(f"Last-Event-ID must be the id of an event, not {text[:40]!r}")
+    return int(found[1]), int(found[2])
 
 
 async def _events(followed: AsyncIterator[list[LogLine]], shape: Shape) -> AsyncIterator[bytes]:

@@ -25,11 +25,14 @@ MOST_LINES = 500
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
+LineId = tuple[int, int]
+
+
 class LogLine(msgspec.Struct, frozen=True):
     """`id`: its place in the log; `at`: when it was printed, in ms since the epoch by the store's clock; `stream`:
     stdout or stderr."""
 
-    id: tuple[int, int]
+    id: LineId
     at: int
     stream: str
     text: str
@@ -71,7 +74,7 @@ class Telemetry:
         return await self._lines(endpoint, worker, "", count)
 
     async def follow(
-        self, endpoint: str, worker: str, after: tuple[int, int] | None, count: int
+        self, endpoint: str, worker: str, after: LineId | None, count: int
     ) -> AsyncIterator[list[LogLine]]:
         """Gives the lines after the one with the id `after`, or the newest `count`, and then what comes, until this
         process ends. A reader that is slower than the worker misses lines."""
@@ -138,7 +141,7 @@ class _Copy:
         self._kept: deque[LogLine] = deque(maxlen=MOST_LINES)
         self.looking = asyncio.get_running_loop().create_task(self._look())
 
-    def after(self, id: tuple[int, int]) -> list[LogLine]:
+    def after(self, id: LineId) -> list[LogLine]:
         """The lines behind that one."""
         return [line for line in self._kept if line.id > id]
 
@@ -160,7 +163,7 @@ class _Copy:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _id(text: bytes) -> tuple[int, int]:
+def _id(text: bytes) -> LineId:
     ms, _, number = text.partition(b"-")
     return int(ms), int(number)
 
