@@ -39,14 +39,17 @@ from .dialects.runqy_queues import RunqyQueues
 from .dialects.runqy_register import RunqyRegister
 from .dialects.runqy_tasks import RunqyTasks
 from .dialects.runqy_vaults import RunqyVaults
+from .dialects.runqy_workers import RunqyWorkers
 from .dialects.webhooks import WebhookLog
 from .dialects.worker_calls import WorkerCalls
+from .dialects.worker_logs import WorkerLogs
 from .dialects.workers import Workers
 from .engine.deliveries import Deliveries
 from .engine.endpoints import Config, Endpoints
 from .engine.engine import Engine
 from .engine.polls import Polls
 from .engine.reports import Reports
+from .engine.telemetry import Telemetry
 from .engine.upkeep import Upkeep
 from .errors import Conflict
 from .http import Answer, ByMethod, Call, Endpoint, Managed, Operation, Served, Shape, error_reply
@@ -118,7 +121,7 @@ class App:
             running.webhooks.start()
             running.upkeep.start()
             loop = asyncio.get_running_loop()
-            self._drain = functools.partial(loop.call_soon_threadsafe, running.engine.wakeups.drain)
+            self._drain = functools.partial(loop.call_soon_threadsafe, running.drain)
             with _on_termination(self.drain):
                 yield
             self._drain = _nothing
@@ -146,9 +149,11 @@ class App:
         queue_files = QueueLoader(endpoints, self._settings)
         polls = Polls(engine.batcher, engine.wakeups, engine.background)
         reports = Reports(engine.batcher, engine.background)
+        telemetry = Telemetry(engine.batcher)
+        logs = WorkerLogs(telemetry)
         for served in (
             RunPod(engine, outbound, self._settings).operations(),
-            WorkerCalls(polls, reports, workers, self._settings).operations(),
+            WorkerCalls(polls, reports, telemetry, workers, self._settings).operations(),
             Workers(engine, users, workers, self._settings).operations(),
         ):
             self._serve(served, access)
@@ -174,6 +179,8 @@ class App:
             RunqyQueues(engine, endpoints, queues, access).operations(),
         ):
             self._manage(operations, access, runqy_error)
+        self._manage(logs.operations(), access)
+        self._manage(RunqyWorkers(engine, endpoints, logs).operations(), access, runqy_error)
         if self._settings.api_docs:
             for path, each in Documentation(lambda: document(self.documented)).operations().items():
                 self._router.routes.append(Route(path, self._described(path, each, access)))
@@ -186,8 +193,10 @@ class App:
                 Upkeep(store, engine.batcher, engine.wakeups.process, users.revoke, webhooks.due, users.end_of_expired),
                 webhooks,
                 queue_files,
+                telemetry,
             )
         finally:
+            await telemetry.close()
             await outbound.close()
             await engine.close()
             await store.close()
@@ -244,6 +253,12 @@ class _Running(NamedTuple):
     upkeep: Upkeep
     webhooks: Webhooks
     queue_files: QueueLoader
+    telemetry: Telemetry
+
+    def drain(self) -> None:
+        """Has all requests that wait answer with what they have."""
+        self.engine.wakeups.drain()
+        self.telemetry.drain()
 
 
 async def ensure_endpoint(endpoints: Endpoints, id: str) -> None:

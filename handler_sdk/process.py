@@ -13,11 +13,15 @@ from typing import Any
 
 from .entry import SOCKET_VARIABLE, WORKER_VARIABLE
 from .frames import READ_AT_ONCE, FrameBuffer, Kind, encode_frame
+from .output import Output
 
 OnFrame = Callable[[Kind, bytes], None]
 
 # What the process says is heard within this time.
 READ_SECONDS = 0.01
+
+# After its end, what it said and printed is waited for so long: a process that left the group may hold on to it.
+SECONDS_TO_HEAR = 1.0
 
 _OUR_VARIABLES = ("RUNLANE_", "RUNQY_")
 _SECRET_WORDS = ("KEY", "SECRET", "PASSWORD", "TOKEN", "STORE", "REDIS")
@@ -48,22 +52,28 @@ class NoProgramError(Exception):
 class HandlerProcess:
     """One process, from its start to its end."""
 
-    def __init__(self, process: Process, transport: asyncio.Transport, frames: "_Frames") -> None:
+    def __init__(
+        self, process: Process, transport: asyncio.Transport, frames: "_Frames", printed: asyncio.Event
+    ) -> None:
         self._process = process
         self._transport = transport
         self._frames = frames
+        self._printed = printed
         self._killed_because = ""
 
     @classmethod
-    async def start(cls, program: Program, on_frame: OnFrame) -> "HandlerProcess":
-        """Runs the program in a process group of its own; `on_frame` gets what it says."""
+    async def start(cls, program: Program, on_frame: OnFrame, output: Output | None = None) -> "HandlerProcess":
+        """Runs the program in a process group of its own; `on_frame` gets what it says, `output` what it prints, which
+        else goes where this process's own output does."""
         ours, theirs = socket.socketpair()
         frames = _Frames(on_frame)
-        with theirs:
+        with theirs, _Pipes(output) as pipes:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *program.arguments,
                 stdin=PIPE if program.given else DEVNULL,
+                stdout=pipes.stdout,
+                stderr=pipes.stderr,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
                 env=environment_for(dict(os.environ), theirs.fileno()),
@@ -72,7 +82,7 @@ class HandlerProcess:
             process.stdin.write(program.given)
             process.stdin.close()
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: frames, sock=ours)
-        return cls(process, transport, frames)
+        return cls(process, transport, frames, pipes.ended)
 
     @property
     def pid(self) -> int:
@@ -97,8 +107,9 @@ class HandlerProcess:
         status = await self._process.wait()
         self._kill_group()
         with suppress(TimeoutError):
-            # A process that left the group may hold the socket open.
-            await asyncio.wait_for(self._frames.ended.wait(), 1)
+            async with asyncio.timeout(SECONDS_TO_HEAR):
+                await self._frames.ended.wait()
+                await self._printed.wait()
         self._transport.close()
         return self._killed_because or describe_exit("the handler process", status)
 
@@ -114,6 +125,39 @@ class HandlerProcess:
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class _Pipes:
+    """Where a process is to print to, and how this is told to its output once it is started.
+
+    stdout, stderr: for the process; None for those of this one. ended: set when all was read.
+    """
+
+    def __init__(self, output: Output | None) -> None:
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        self.ended = asyncio.Event()
+        self._output = output
+
+    def __enter__(self) -> "_Pipes":
+        if self._output is None:
+            self.ended.set()
+            return self
+        stdout, self.stdout = os.pipe()
+        stderr, self.stderr = os.pipe()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            with suppress(RuntimeError):  # the loop is no more
+                loop.call_soon_threadsafe(self.ended.set)
+
+        self._output.copy(stdout, stderr, end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                os.close(pipe)
 
 
 class _Frames(asyncio.BufferedProtocol):

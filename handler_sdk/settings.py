@@ -16,7 +16,7 @@ class SettingsError(Exception):
 @dataclass(frozen=True)
 class Settings:
     """url: the gateway's, without a path behind. link: what is to carry the worker's calls; "" for whatever works.
-    Times in seconds."""
+    ships_logs: whether what is printed can be read at the gateway. Times in seconds."""
 
     url: str
     endpoint: str
@@ -25,6 +25,7 @@ class Settings:
     link: LinkSetting = ""
     drain_seconds: float = 30.0
     stop_grace_seconds: float = 5.0
+    ships_logs: bool = True
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Settings":
@@ -36,6 +37,7 @@ class Settings:
             link=_link(environment),
             drain_seconds=_seconds(environment, "RUNLANE_DRAIN_SECONDS", 30.0),
             stop_grace_seconds=_seconds(environment, "RUNLANE_STOP_GRACE_SECONDS", 5.0),
+            ships_logs=_is_on(environment, "RUNLANE_SHIP_LOGS"),
         )
 
 
@@ -51,6 +53,13 @@ def _link(environment: Mapping[str, str]) -> LinkSetting:
     if link not in ("", "redis", "http"):
         raise SettingsError(f"RUNLANE_LINK must be redis, http, or empty for whichever works, not {link!r}")
     return cast(LinkSetting, link)
+
+
+def _is_on(environment: Mapping[str, str], name: str) -> bool:
+    value = environment.get(name, "on")
+    if value not in ("", "on", "off"):
+        raise SettingsError(f"{name} must be on or off, not {value!r}")
+    return value != "off"
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

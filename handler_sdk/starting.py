@@ -6,6 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from .output import OWN
 from .settings import LOG_FORMAT
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def set_up_logging() -> str:
     level = os.environ.get("RUNLANE_LOG_LEVEL", "info").upper()
     if level not in logging.getLevelNamesMapping():
         return f"RUNLANE_LOG_LEVEL must be debug, info, warning or error, not {level.lower()!r}"
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    logging.basicConfig(stream=OWN, level=logging.WARNING, format=LOG_FORMAT)
     logging.getLogger("runlane").setLevel(level)
     return ""
 

@@ -19,10 +19,12 @@ from typing import Any
 
 from .frames import Kind, decode_attempt, encode_attempt, encode_registered
 from .links import Attempt, Backoff, LinkError, Membership, RefusedError
+from .output import OWN, Output
 from .process import HandlerProcess, NoProgramError, Program
 from .settings import Settings, SettingsError
 from .starting import end_early_by_signals, set_up_logging
 from .supervision import OF_HANDLERS, Supervision
+from .telemetry import Telemetry
 
 logger = logging.getLogger("runlane.worker")
 
@@ -66,6 +68,8 @@ class Worker:
         self, settings: Settings, join: Join, prepare: Prepare, supervision: Supervision = OF_HANDLERS
     ) -> None:
         self.loaded = asyncio.Event()
+        self._output = Output() if settings.ships_logs else None
+        self._telemetry = Telemetry(self._output)
         self._settings = settings
         self._join = join
         self._prepare = prepare
@@ -89,6 +93,7 @@ class Worker:
         self._clearing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._overdue = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -97,10 +102,11 @@ class Worker:
 
     async def run(self) -> int:
         """Works until `end` or a failure ends it; returns the exit status."""
-        keeper = self._begin_task(self._keep_program())
-        online = self._begin_task(self._go_online())
-        await self._ending.wait()
-        await self._drain(online, keeper)
+        with OWN.told_to(self._output):
+            keeper = self._begin_task(self._keep_program())
+            online = self._begin_task(self._go_online())
+            await self._ending.wait()
+            await self._drain(online, keeper)
         return self._status
 
     def end(self, lets_all_end: bool = False) -> None:
@@ -130,6 +136,7 @@ class Worker:
         self._tell_registration()
         self._renewing = self._begin_task(self._keep_renewing())
         self._listening = self._begin_task(self._membership.listen(self._on_stop, self._renew.set))
+        self._telling = self._begin_task(self._telemetry.run(self._membership))
 
     # -- the handler's process ----------------------------------------------------------------------------------------
 
@@ -148,7 +155,7 @@ class Worker:
 
     async def _run_process(self) -> str:
         """One process, from its start to its end. Returns why that came, or "" when it was asked for."""
-        process = self._process = await HandlerProcess.start(self._program, self._on_frame)
+        process = self._process = await HandlerProcess.start(self._program, self._on_frame, self._output)
         logger.info("loading %s in process %d", self._program.name, process.pid)
         self._broken, self._ready_since, self._refreshing, self._concurrency = "", None, False, 1
         self._drained.clear()
@@ -387,6 +394,9 @@ class Worker:
             self._listening.cancel()
         if self._clearing is not None:
             await asyncio.wait({self._clearing}, timeout=CLEARING_SECONDS)
+        if self._telling is not None:
+            self._telling.cancel()
+            await self._telemetry.flush(self._membership)
         if self._joined:
             await self._membership.leave()
         for task in self._tasks:
@@ -420,8 +430,9 @@ def main(path: str, arguments: list[str]) -> int:
     """Runs a worker for the handler file at `path`, which gets `arguments`; returns the exit status.
 
     The environment says the rest: RUNLANE_URL, RUNLANE_ENDPOINT, RUNLANE_WORKER_KEY, RUNLANE_WORKER_ID, RUNLANE_LINK,
-    RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_LOG_LEVEL. Status 0: it was told to end and did; 1: the
-    handler cannot be loaded, or the gateway refuses the worker; 2: the environment or the path is wrong.
+    RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_SHIP_LOGS, RUNLANE_LOG_LEVEL. Status 0: it was told to
+    end and did; 1: the handler cannot be loaded, or the gateway refuses the worker; 2: the environment or the path is
+    wrong.
     """
     end_early_by_signals()
     if complaint := set_up_logging():

@@ -6,6 +6,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from ..engine.queue_config import QueueConfig
+from ..engine.roster import Metrics
+from ..queries import MOST_LISTED, PageLimit
 
 
 class Message(msgspec.Struct):
@@ -279,6 +281,58 @@ class AllQueues(msgspec.Struct):
     """All queues."""
 
     queues: list[QueueContents]
+
+
+class RunqyWorker(msgspec.Struct):
+    """A worker. `worker_id` is ENDPOINT:WORKER; times are in s since the epoch; `is_stale`: it gave no sign of life for
+    30 s; `state`: what it is seen to do, in our words; `jobs`: the ids of some of its jobs; `version`, `hostname` and
+    `pid` are what it says of itself."""
+
+    worker_id: str
+    started_at: int
+    last_beat: int
+    concurrency: int
+    queues: str
+    status: Literal["bootstrapping", "running", "stopped"]
+    healthy: bool
+    is_stale: bool
+    protected: bool
+    metrics: Metrics | None
+    endpoint: str
+    state: str
+    jobs: list[str]
+    version: Raw | None
+    hostname: Raw | None
+    pid: Raw | None
+
+
+class RunqyWorkers(msgspec.Struct):
+    """Workers; `next` is the cursor of the next page, null at the end."""
+
+    workers: list[RunqyWorker]
+    count: int
+    next: str | None
+
+
+class LogText(msgspec.Struct):
+    """Lines that a worker and its handler printed, the oldest first."""
+
+    lines: list[str]
+    count: int
+
+
+class RunqyWorkerListing(msgspec.Struct):
+    """Of all workers."""
+
+    limit: PageLimit = MOST_LISTED
+    cursor: Annotated[
+        str,
+        Meta(
+            pattern="^([A-Za-z0-9_-]{1,63}:[0-9]{1,9})?$",
+            description="`next` of the page before",
+            extra={"wanted": "what an earlier page gave as next"},
+        ),
+    ] = ""
 
 
 class Liveness(msgspec.Struct):

@@ -26,6 +26,7 @@ from ..engine.endpoints import Endpoint
 from ..engine.polls import Handed, HungUp, Polls
 from ..engine.reports import Reports, digest_of, held_by
 from ..engine.tasks import end
+from ..engine.telemetry import Telemetry
 from ..errors import BadRequest, Error, Forbidden, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
 from ..http import NO_CONTENT, Answer, ByMethod, Call, Operation, Reply, Served
 from ..settings import Settings
@@ -57,9 +58,12 @@ _POLL_ERRORS = {429: "the store is not available at present; RunPod's SDK comes 
 class WorkerCalls:
     """The operations for workers of one gateway process."""
 
-    def __init__(self, polls: Polls, reports: Reports, access: WorkerAccess, settings: Settings) -> None:
+    def __init__(
+        self, polls: Polls, reports: Reports, telemetry: Telemetry, access: WorkerAccess, settings: Settings
+    ) -> None:
         self._polls = polls
         self._reports = reports
+        self._telemetry = telemetry
         self._access = access
         self._settings = settings
 
@@ -76,6 +80,7 @@ class WorkerCalls:
             "/job-lost/{worker}/{job}": (self.lose, ("POST",)),
             "/job-return/{worker}": (self.give_back, ("POST",)),
             "/ping/{worker}": (pings, ("GET", "POST")),
+            "/tell/{worker}": (self.tell, ("POST",)),
         }
         return {path: Served(operation, methods, None) for path, (operation, methods) in paths.items()}
 
@@ -193,6 +198,14 @@ class WorkerCalls:
             endpoint.name, worker, renewal.gone_ms, renewal.concurrency, renewal.state, text, renewal.attempts
         )
         return Reply(msgspec.json.encode(types.Lapsed(lapsed)))
+
+    @described(types.Heard, body=types.Told, scope=Scope.WORKER)
+    async def tell(self, call: Call) -> Answer:
+        """Our SDK tells how busy its machine is, and what it has printed."""
+        endpoint, worker = await self._access.admit(call), _worker(call)
+        told = _decode(types.Told, await self._body(call, MOST_BYTES))
+        await self._telemetry.tell(endpoint.name, worker, told.metrics, told.run, told.first, told.lines)
+        return _answer(None)
 
     async def _take(self, call: Call, query: types.Taking, most: int) -> list[Handed]:
         is_ours = call.header(b"accept") == RAW_JOBS

@@ -7,11 +7,15 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from ..engine.endpoints import LARGEST_WHOLE
 from ..engine.polls import Stop
+from ..engine.roster import Metrics
+from ..engine.telemetry import MOST_LINES
 from ..queries import MOST_LISTED, milliseconds
 
 LONGEST_POLL_MS = 80_000
 MOST_JOBS = 1000
 MOST_CHUNKS = 1000
+MOST_OF_LINE = 10_000
+USUAL_LINES = 200
 
 WorkerId = Annotated[str, Meta(max_length=63, extra_json_schema={"pattern": "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62})?$"})]
 Attempt = tuple[Annotated[str, Meta(max_length=64)], Annotated[int, Meta(ge=1, le=999_999_999)]]
@@ -79,6 +83,19 @@ class WorkerListing(msgspec.Struct):
     cursor: Annotated[int, Meta(ge=0, le=10**9, description="`next` of the page before")] = 0
 
 
+class LogReading(msgspec.Struct):
+    """Of the log of a worker."""
+
+    n: Annotated[int, Meta(ge=1, le=MOST_LINES, description="so many of the newest lines")] = USUAL_LINES
+
+
+LAST_EVENT_ID = {
+    "Last-Event-ID": Annotated[
+        str, Meta(pattern="^([0-9]{1,15}-[0-9]{1,15})?$", description="of an event stream: goes on behind this event")
+    ]
+}
+
+
 # Bodies.
 
 
@@ -100,6 +117,24 @@ class Renewal(msgspec.Struct):
     state: Annotated[str, Meta(pattern="^[a-z_]{1,20}$")]
     description: dict[str, Raw] | None = None
     attempts: Attempts = []
+
+
+PrintedLine = tuple[
+    Annotated[int, Meta(ge=0, le=86_400_000)],
+    Literal["stdout", "stderr"],
+    Annotated[str, Meta(max_length=MOST_OF_LINE)],
+]
+
+
+class Told(msgspec.Struct):
+    """How busy the worker's machine is, and what it has printed. `run`: a word for this process of the worker; `first`:
+    the number of the first line among all that the process has printed; `lines`: the age of each in ms, where it was
+    printed, and its text. Lines that were told before are left out."""
+
+    run: Annotated[str, Meta(pattern="^[A-Za-z0-9]{1,32}$")]
+    first: Annotated[int, Meta(ge=1, le=LARGEST_WHOLE)] = 1
+    lines: Annotated[list[PrintedLine], Meta(max_length=MOST_LINES)] = []
+    metrics: Metrics | None = None
 
 
 class Kept(msgspec.Struct):
@@ -164,16 +199,19 @@ class Lapsed(msgspec.Struct):
 
 
 class WorkerObject(msgspec.Struct):
-    """A worker that is alive. `trouble`: why it is unhealthy, if it said so; `lastSeen`: in ms since the epoch; `gpu`,
-    `sdk` and `description` are what it says of itself."""
+    """A worker. `trouble`: why it is unhealthy, if it said so; `currentJobs`: the ids of some of its jobs; `startedAt`
+    and `lastSeen`: in ms since the epoch; `gpu`, `sdk` and `description` are what it says of itself."""
 
     id: str
     state: str
     crashLoop: bool
     trouble: str | None
     jobsInHand: int
+    currentJobs: list[str]
     concurrency: int | None
+    startedAt: int | None
     lastSeen: int | None
+    metrics: Metrics | None
     gpu: Raw | None
     sdk: Raw | None
     link: str
@@ -185,6 +223,21 @@ class WorkerPage(msgspec.Struct):
 
     workers: list[WorkerObject]
     next: str | None
+
+
+class PrintedAt(msgspec.Struct):
+    """A line that a worker or its handler printed; `at` is in ms since the epoch."""
+
+    at: int
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class WorkerLog(msgspec.Struct):
+    """Lines, the oldest first."""
+
+    lines: list[PrintedAt]
+    count: int
 
 
 class Registered(msgspec.Struct):

@@ -12,7 +12,7 @@ from ..access.workers import WorkerAccess
 from ..described import TOO_MANY, described
 from ..engine import keys
 from ..engine.engine import Engine
-from ..engine.engine import Worker as Known
+from ..engine.roster import Worker as Known
 from ..errors import BadRequest, NotFound
 from ..http import Answer, ByMethod, Call, Reply, Served
 from ..settings import Settings
@@ -43,7 +43,9 @@ class Workers:
             "/workers": Served(
                 ByMethod({"GET": self.list, "POST": self.register}), ("GET", "POST"), None, event="worker.register"
             ),
-            "/workers/{worker}": Served(self.leave, ("DELETE",), None, event="worker.leave"),
+            "/workers/{worker}": Served(
+                ByMethod({"GET": self.show, "DELETE": self.leave}), ("GET", "DELETE"), None, event="worker.leave"
+            ),
             "/worker-env": Served(self.environment, ("GET",), None),
         }
 
@@ -53,7 +55,7 @@ class Workers:
         await self._access.clients.admit(call, Scope.READ, "status")
         query = call.queried(types.WorkerListing)
         limit = query.limit or 1
-        found = await self._engine.workers(call.endpoint, query.cursor, limit, call.limit)
+        found = await self._engine.workers(call.endpoint, query.cursor, limit, limit=call.limit)
         after = str(query.cursor + len(found)) if len(found) == limit else None
         return Reply(msgspec.json.encode(types.WorkerPage([_shown(worker) for worker in found], after)))
 
@@ -89,29 +91,54 @@ class Workers:
         )  # fmt: skip
         return Reply(msgspec.json.encode(registered))
 
+    @described(types.WorkerObject, errors={429: TOO_MANY}, scope=Scope.READ)
+    async def show(self, call: Call) -> Answer:
+        """One worker, also one that has gone not long ago: `stopped`, or `lost` when it gave no sign of life."""
+        await self._access.clients.admit(call, Scope.READ, "status")
+        found = await self._engine.worker(call.endpoint, worker_of(call), call.limit)
+        return Reply(msgspec.json.encode(_shown(found)))
+
     @described(types.Dismissed, scope=Scope.WORKER)
     async def leave(self, call: Call) -> Answer:
         """Lets a worker go: its user is deleted, and what it still holds goes back into the queue."""
         endpoint = await self._access.admit(call)
-        worker = call.parameters["worker"]
-        if not WORKER_ID.fullmatch(worker):
-            raise NotFound("no such worker")
+        worker = worker_of(call)
         return Reply(msgspec.json.encode(types.Dismissed(await self._users.dismiss(endpoint.name, worker))))
 
 
-def _shown(worker: Known) -> types.WorkerObject:
+def worker_of(call: Call) -> str:
+    """The worker's id in the path.
+
+    Raises:
+        NotFound: it cannot be one.
+    """
+    worker = call.parameters["worker"]
+    if not WORKER_ID.fullmatch(worker):
+        raise NotFound("no such worker")
+    return worker
+
+
+def description_of(worker: Known) -> dict[str, msgspec.Raw]:
+    """What a worker says of itself; nothing when that makes no sense."""
     try:
-        said = _decode_description(worker.description or b"{}")
+        return _decode_description(worker.description or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError):
-        said = {}
+        return {}
+
+
+def _shown(worker: Known) -> types.WorkerObject:
+    said = description_of(worker)
     return types.WorkerObject(
         id=worker.id,
         state="unhealthy" if worker.state == "crashing" else worker.state,
         crashLoop=worker.state == "crashing",
         trouble=worker.trouble,
         jobsInHand=worker.jobs,
+        currentJobs=worker.named,
         concurrency=worker.concurrency,
+        startedAt=worker.came,
         lastSeen=worker.seen,
+        metrics=worker.metrics,
         gpu=said.pop("gpu", None),
         sdk=said.pop("sdk", None),
         link=worker.link or "redis",

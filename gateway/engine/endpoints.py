@@ -145,11 +145,14 @@ class Endpoints:
             int(fields[b"updated"] if b"updated" in fields else fields[b"created"]),
         )
 
+    async def ids(self, tenant: str) -> "list[str]":
+        """The ids of all endpoints of a tenant, sorted; some may be just being made or deleted."""
+        return sorted(id.decode() for id in await cast(Any, self._store.commands.smembers(keys.endpoints_of(tenant))))
+
     async def list(self, tenant: str) -> "list[Endpoint]":
         """All endpoints of a tenant, by id."""
-        ids = sorted(id.decode() for id in await cast(Any, self._store.commands.smembers(keys.endpoints_of(tenant))))
         found = []
-        for id in ids:
+        for id in await self.ids(tenant):
             try:
                 found.append(await self.get(keys.name_of(tenant, id)))
             except NotFound:

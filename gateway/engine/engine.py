@@ -25,14 +25,13 @@ from .jobs import (
     State,
     Submission,
     Task,
-    Worker,
     Workers,
     read_counts,
     read_job,
     read_task,
-    read_worker,
 )
 from .queue_config import sub_queue_of
+from .roster import Worker, read_worker
 from .tasks import Background
 from .wakeups import Wakeups
 
@@ -337,16 +336,30 @@ class Engine:
                 break
         return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
 
-    async def workers(self, endpoint: str, skip: int, count: int, limit: Limit = "") -> list[Worker]:
-        """Up to `count` workers that are alive, after the first `skip`.
+    async def workers(
+        self, endpoint: str, skip: int, count: int, gone: bool = False, limit: Limit = ""
+    ) -> list[Worker]:
+        """Up to `count` workers, after the first `skip`: those that are alive, and with `gone` also the last hundred
+        that are gone, for ten minutes.
 
         Raises:
             NotFound: no such endpoint.
         """
-        reply = await self._call(endpoint, "workers", skip, count, limit=limit)
+        reply = await self._call(endpoint, "workers", skip, count, "1" if gone else "", limit=limit)
         if reply is None:
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         return [read_worker(row) for row in reply]
+
+    async def worker(self, endpoint: str, worker: str, limit: Limit = "") -> Worker:
+        """One worker, also one that is gone, as `workers` gives it.
+
+        Raises:
+            NotFound: no such endpoint, or no such worker.
+        """
+        reply = await self._call(endpoint, "worker", worker, limit=limit)
+        if reply is None:
+            raise NotFound("no such worker")
+        return read_worker(reply)
 
     async def introduce(self, endpoint: str, worker: str, gone: int, description: bytes) -> None:
         """Takes a worker in as initializing; it counts as gone after `gone` ms without a word. `description`: JSON."""

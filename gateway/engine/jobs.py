@@ -1,4 +1,4 @@
-"""What is said of jobs, endpoints and workers, to the engine and by it; and how it stands in the replies of the store's
+"""What is said of jobs and endpoints, to the engine and by it; and how it stands in the replies of the store's
 functions."""
 
 import enum
@@ -168,20 +168,6 @@ class Job(msgspec.Struct, frozen=True):
         return self.state in FINAL
 
 
-class Worker(msgspec.Struct, frozen=True):
-    """A worker that is alive. `seen`: its last sign of life, in ms since the epoch; `link`: "http" when it comes
-    through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it says of itself."""
-
-    id: str
-    state: str
-    jobs: int
-    seen: int | None
-    concurrency: int | None
-    link: str | None
-    trouble: str | None
-    description: bytes | None
-
-
 class Health(msgspec.Struct, frozen=True):
     """Counts of an endpoint; completed, failed and retried since it was made, the others now."""
 
@@ -251,21 +237,6 @@ class Listed(msgspec.Struct, frozen=True):
 
     jobs: list[Job]
     cursor: str | None
-
-
-def read_worker(row: list[Any]) -> Worker:
-    """A worker, as the function `workers` gives it."""
-    id, state, jobs, seen, concurrency, link, trouble, description = row
-    return Worker(
-        id.decode(),
-        state.decode(),
-        jobs,
-        seen,
-        int(concurrency) if concurrency else None,
-        link.decode() if link else None,
-        trouble.decode(errors="replace") if trouble else None,
-        description,
-    )
 
 
 def read_counts(row: list[Any]) -> QueueCounts:

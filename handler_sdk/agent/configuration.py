@@ -39,6 +39,7 @@ class Configuration:
     follows: bool = False
     follow_seconds: float = 60.0
     link: LinkSetting = ""
+    ships_logs: bool = True
     worker: str | None = None
 
     @classmethod
@@ -67,6 +68,7 @@ class Configuration:
             git_token=environment.get("RUNQY_GIT_TOKEN", ""),
             stop_grace_seconds=ours.stop_grace_seconds,
             link=ours.link,
+            ships_logs=ours.ships_logs,
             worker=ours.worker,
         )
 

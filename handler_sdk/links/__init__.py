@@ -10,7 +10,7 @@ What carries it is the store itself, or HTTP to the gateway where the store cann
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -106,6 +106,20 @@ Raises UnreachableError, RefusedError.
 """
 
 
+class Told(NamedTuple):
+    """What a worker tells besides its signs of life.
+
+    figures: of its machine, as JSON; "" when there are no new ones. run: a word for this process of the worker. first:
+    the number of the first line among all that the process has printed. lines: of each its age in ms, "stdout" or
+    "stderr", and its text.
+    """
+
+    figures: str
+    run: str
+    first: int
+    lines: Sequence[tuple[int, str, str]]
+
+
 class LinkError(Exception):
     """A call was refused in a way that repeating it will not change."""
 
@@ -180,6 +194,9 @@ class Membership(Protocol):
 
     async def give_back(self, begun: list[Attempt]) -> None:
         """The handler's process is gone: what was sent to it and had not begun goes back. That was no try."""
+
+    async def tell(self, told: Told) -> bool:
+        """Says it once. Whether it was heard; lines that are told again are kept once."""
 
     async def leave(self) -> None:
         """Gives back what the worker holds and ends its registration, as far as that is possible in a few seconds."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import Attempt, LinkError, LostReplyError, Registered
+from . import Attempt, LinkError, LostReplyError, Registered, Told
 from .gateway import POLL_SECONDS, Gateway, pairs_of, path_of
 from .http_connection import Request
 from .registration import Registration
@@ -74,6 +74,18 @@ class HttpMembership:
 
     async def give_back(self, begun: list[Attempt]) -> None:
         await self._gateway.give_back(begun)
+
+    async def tell(self, told: Told) -> bool:
+        body: dict[str, Any] = {"run": told.run, "first": told.first, "lines": told.lines}
+        if told.figures:
+            body["metrics"] = json.loads(told.figures)
+        path = path_of("tell", self.registered.worker)
+        exchange = self._gateway.begin(Request("POST", path, json.dumps(body).encode(), repeats=False))
+        try:
+            return (await exchange.answer).status == 200
+        except OSError as error:
+            logger.debug("the gateway was not told: %s", error)
+            return False
 
     async def leave(self) -> None:
         await self._gateway.close()

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 
-from . import Attempt, LinkError, RefusedError, Registered
+from . import Attempt, LinkError, RefusedError, Registered, Told
 from .registration import Registration
 from .store import Store
 
@@ -59,6 +59,10 @@ class RedisMembership:
     async def give_back(self, begun: list[Attempt]) -> None:
         pairs = [value for attempt in begun for value in attempt]
         await self._store.call("join", self.registered.worker, *pairs)
+
+    async def tell(self, told: Told) -> bool:
+        lines = [value for line in told.lines for value in line]
+        return await self._store.try_once("tell", self.registered.worker, told.figures, told.run, told.first, *lines)
 
     async def leave(self) -> None:
         try:

@@ -233,6 +233,15 @@ class Store:
         connections = self._connections
         return self._reply_to(connections.send(name, *arguments), connections, name, arguments, repeat)
 
+    async def try_once(self, name: str, *arguments: Any) -> bool:
+        """Calls a function that may well fail. Whether the store did what it was told."""
+        try:
+            await self._connections.send(name, *arguments)
+        except (exceptions.RedisError, OSError) as error:
+            logger.debug("%s failed: %s", name, error)
+            return False
+        return True
+
     def report(self, name: str, attempt: Attempt, *arguments: Any, repeat: bool = True) -> Coroutine[Any, Any, bool]:
         """Calls a function for an attempt, as `call` does. False when the attempt counts no more."""
         return self._report(attempt, self.call(name, attempt.job, attempt.number, *arguments, repeat=repeat))

@@ -354,7 +354,7 @@ class TestPing:
     async def test_makes_the_worker_known(self, driver: Driver) -> None:
         await self.ping(driver, about='{"sdk":"runpod 1"}')
         assert (await driver.call("health"))[5:] == [1, 0, 0, 0, 0]
-        ((id, state, jobs, _, _, link, _, description),) = await driver.call("workers", 0, 10)
+        ((id, state, jobs, _, _, _, link, _, description, *_),) = await driver.call("workers", 0, 10)
         assert (id, state, jobs, link, description) == ("w", "initializing", 0, "http", '{"sdk":"runpod 1"}')
 
     async def test_renews_the_leases_of_the_jobs_it_names(self, driver: Driver, gateway: Gateway) -> None:
@@ -383,7 +383,7 @@ class TestPing:
     async def test_tells_of_trouble(self, driver: Driver) -> None:
         await self.ping(driver, state="unhealthy", trouble="disk: full")
         assert (await driver.call("health"))[5:] == [0, 0, 0, 1, 0]
-        assert (await driver.call("workers", 0, 10))[0][6] == "disk: full"
+        assert (await driver.call("workers", 0, 10))[0][7] == "disk: full"
 
     async def test_at_an_endpoint_that_is_gone(self, driver: Driver) -> None:
         await driver.call("remove", 100)
@@ -476,7 +476,7 @@ class TestWorkers:
         await driver.submit()
         await gateway.park("new", poll="n")
         rows = await driver.call("workers", 0, 10)
-        assert [(row[0], row[1], row[2], row[4], row[5], row[7]) for row in rows] == [
+        assert [(row[0], row[1], row[2], row[5], row[6], row[8]) for row in rows] == [
             ("new", "running", 1, None, "http", None),
             ("old", "idle", 0, "4", None, '{"gpu":"x"}'),
         ]

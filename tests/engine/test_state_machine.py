@@ -600,7 +600,7 @@ class Machine(RuleBasedStateMachine):
         assert [self.raw("XLEN", f"queue:{queue}") for queue in QUEUES] == [0] * 4
         self.raw("INCRBY", "clock", TTL_MS)
         self.call("upkeep", 1000, 0)
-        told = ("webhook", "event:", "deliveries")
+        told = ("webhook", "event:", "deliveries", "departed")
         queues = {f"queue:{queue}" for queue in QUEUES}
         assert {key for key in self.keys() if not key.startswith(told)} == queues | {"settings", "counts", "clock"}
         self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))

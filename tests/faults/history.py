@@ -32,6 +32,7 @@ PERMANENT = (
 )  # fmt: skip
 EXPIRING = (
     "job", "chunks", "worker", "stopped", "idempotency", "limit", "webhook", "event", "webhooks", "deliveries", "ended",
+    "log", "departed",
 )  # fmt: skip
 
 Chunk = tuple[int, int]

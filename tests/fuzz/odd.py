@@ -56,6 +56,7 @@ QUERIES_OF = {
     "run": ["ttl"], "job-take-batch": ["batch_size"], "job-done": ["attempt", "isStream"], "ping": ["job_id", "status"],
     "job-stream": ["attempt", "first"], "configs": ["force", "deleted"], "queues": ["force", "deleted"],
     "tasks": ["state", "limit", "cursor"], "{task}": ["wait", "timeout"], "{queue}": ["force"],
+    "logs": ["n"],
 }  # fmt: skip
 QUERY_VALUES = [
     "0", "1", "10", "1000", "10000", "9" * 9, "9" * 15, "9" * 16, "1.1", "1700000000000.3", "9999999999999999.0",
@@ -120,6 +121,10 @@ SHAPES: dict[str, list[Any]] = {
     ],
     "ping": [
         {"gone_ms": 1000, "concurrency": 2, "state": "ready", "description": {"sdk": "x"}, "attempts": [["j", 1]]},
+    ],
+    "tell": [
+        {"run": "a", "first": 1, "lines": [[0, "stdout", "x"], [5, "stderr", "y"]]},
+        {"run": "b", "metrics": {"cpu_percent": 1.5, "memory_used_bytes": 1, "memory_total_bytes": 2, "gpus": []}},
     ],
     "job-return": [{"attempts": [["j", 1]], "number": 3}],
     "job-lost": [{"error": "gone"}],

@@ -19,6 +19,13 @@ class TestSettings:
     def test_take_the_links_that_there_are(self, name: str) -> None:
         assert Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_LINK": name}).link == name
 
+    @pytest.mark.parametrize(("value", "ships"), [("", True), ("on", True), ("off", False)])
+    def test_say_whether_what_is_printed_is_told(self, value: str, ships: bool) -> None:
+        environment = {"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_SHIP_LOGS": value}
+        assert Settings.of(environment).ships_logs is ships
+        with pytest.raises(SettingsError, match="RUNLANE_SHIP_LOGS must be on or off, not 'no'"):
+            Settings.of(environment | {"RUNLANE_SHIP_LOGS": "no"})
+
     def test_refuse_others(self) -> None:
         with pytest.raises(
             SettingsError, match="RUNLANE_LINK must be redis, http, or empty for whichever works, not 'pigeon'"

@@ -44,6 +44,8 @@
 --   :workers           zset    workers, by the time at which they count as gone
 --   :waiting           zset    workers that could run more than they have, in the order in which they get jobs
 --   :worker:<id>       hash    what a worker says of itself, how many jobs it was given, how many more it takes; expires
+--   :log:<id>          stream  what a worker printed last: see logs.lua; expires
+--   :departed          stream  workers that left or were lost not long ago; expires
 --   :stopped:<id>      hash    what a worker that comes over HTTP is to stop and has not been told: job id to "<attempt>
 --                              <state>"; expires
 --   :idempotency:<k>   string  "<job id> <fingerprint of the body>"; expires

@@ -80,6 +80,7 @@ local function remove(keys, args)
   if #ids == most then return 0 end
   if not forget_deliveries(base, most) then return 0 end
   for _, worker in ipairs(redis.call('ZRANGE', base .. ':workers', 0, -1)) do leave(keys, {worker}) end
+  forget_logs(base)
   for _, queue in ipairs(queues) do
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', queue_key(base, queue), GROUP)) do
       redis.call('UNLINK', base .. ':worker:' .. pairs_of(consumer).name)
@@ -87,7 +88,7 @@ local function remove(keys, args)
     redis.call('UNLINK', queue_key(base, queue))
   end
   redis.call('UNLINK', base .. ':settings', base .. ':counts', base .. ':lifetimes', base .. ':timeouts', base .. ':delayed',
-    base .. ':workers', base .. ':waiting')
+    base .. ':workers', base .. ':waiting', base .. ':departed')
   return 1
 end
 

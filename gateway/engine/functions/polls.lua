@@ -11,7 +11,7 @@ local function greet(base, worker, ms, at)
   local key = base .. ':worker:' .. worker
   redis.call('ZADD', base .. ':workers', 'GT', at + ms, worker)
   redis.call('HSET', key, 'seen', at, 'link', 'http')
-  redis.call('HSETNX', key, 'state', 'initializing')
+  if redis.call('HSETNX', key, 'state', 'initializing') == 1 then redis.call('HSETNX', key, 'came', at) end
   redis.call('PEXPIRE', key, ms * 10)
 end
 

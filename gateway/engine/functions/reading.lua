@@ -178,22 +178,6 @@ local function health(keys)
     tonumber(counts.retried or 0), unpack(count_workers(base, now()))}
 end
 
--- workers: how many to leave out, most workers. Those that are alive, the one first that was heard of last.
--- Returns {id, state, jobs in hand, last sign of life, concurrency, link, trouble, description} for each.
-local function workers(keys, args)
-  local base, listed = keys[1], {}
-  if not exists(base) then return false end
-  local alive = redis.call('ZRANGE', base .. ':workers', '+inf', now(), 'BYSCORE', 'REV', 'LIMIT', args[1], args[2])
-  local held = #alive > 0 and jobs_in_hand(base)
-  for i, id in ipairs(alive) do
-    local known = redis.call('HMGET', base .. ':worker:' .. id, 'state', 'seen', 'concurrency', 'link', 'trouble',
-      'description')
-    local state = state_seen(known[1], held[id])
-    listed[i] = {id, state, held[id] or 0, tonumber(known[2]) or false, unpack(known, 3, 6)}
-  end
-  return listed
-end
-
 -- list: upper bound of the time at which jobs are forgotten ('+inf' to begin), jobs of just that time already seen,
 -- most jobs to look at. The job that is forgotten last comes first.
 -- Returns {id, that time, state, created, started, finished, worker, attempt} for each.
@@ -214,5 +198,4 @@ register('unwatch', unwatch, 'allow-oom')
 register('read', read, 'allow-oom')
 register('poll', poll, 'allow-oom')
 register('health', health, 'allow-oom')
-register('workers', workers, 'no-writes', 'allow-oom')
 register('list', list, 'no-writes', 'allow-oom')

@@ -70,7 +70,7 @@ end
 local function forget_workers(base, most, at)
   local silent = at - setting(base, 'lease_ms', 30000) - 1000
   local workers = redis.call('ZRANGE', base .. ':workers', '-inf', silent, 'BYSCORE', 'LIMIT', 0, most)
-  for _, worker in ipairs(workers) do leave({base}, {worker}) end
+  for _, worker in ipairs(workers) do leave({base}, {worker, 'lost'}) end
   return workers
 end
 

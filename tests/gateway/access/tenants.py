@@ -18,6 +18,7 @@ _CHANGING = [
         r'("(?:delayTime|executionTime|lastSeen|lease_ms|created_at|updated_at|timestamp)":)(?:[0-9]+|"[^"]*")',
         r'\1"TIME"',
     ),
+    (r'("(?:startedAt|started_at|last_beat)":)[0-9]+', r'\1"TIME"'),
     (r'("key":|"workerKey":)"rlw?_[\w-]+"', r'\1"SECRET"'),
     (r'("secrets":)\[[^]]*\]', r'\1"SECRETS"'),
     (r'("next":)"[^"]*"', r'\1"TIME"'),

@@ -46,6 +46,7 @@ async def test_a_worker_can_do_its_work(target: Target, worker: Worker) -> None:
     assert worker.emit(job, 1, b"1") == b"OK"
     assert worker.progress(job, b"1") == b"OK"
     assert worker.stopped(job) == []
+    assert worker.call("tell", "w1", "{}", "a", 1, *[0, "stdout", "x"] * 501) == b"OK"
     assert worker.lose(job) == b"OK"
     ((taken, attempt, *_),) = worker.call("take", "w1", 1)
     assert (taken, attempt) == (id.encode(), 2)

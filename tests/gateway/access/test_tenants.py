@@ -85,6 +85,7 @@ class Ask(NamedTuple):
     job: str = "job"
     """Which of the owner's jobs it is about."""
     headers: Mapping[str, str] = MappingProxyType({})
+    is_endless: bool = False
 
 
 _V2 = "/v2/{endpoint}"
@@ -109,7 +110,18 @@ ASKS = {
     ("GET", f"{_V2}/requests"): Ask(),
     ("GET", f"{_V2}/workers"): Ask(),
     ("POST", f"{_V2}/workers"): Ask({"id": "w1"}),
+    ("GET", f"{_V2}/workers/{{worker}}"): Ask(),
     ("DELETE", f"{_V2}/workers/{{worker}}"): Ask(),
+    ("GET", f"{_V2}/workers/{{worker}}/logs"): Ask(),
+    **{
+        ("GET", f"{prefix}/workers{path}"): Ask()
+        for prefix in ("", "/api/cli")
+        for path in ("", "/{endpoint}:{worker}", "/{endpoint}:{worker}/logs")
+    },
+    **{
+        ("GET", f"{prefix}/workers/{{endpoint}}:{{worker}}/logs/stream"): Ask(is_endless=True)
+        for prefix in ("", "/api/cli")
+    },
     ("GET", f"{_V2}/worker-env"): Ask(),
     ("GET", f"{_V2}/job-take/{{worker}}"): Ask(query="wait=0&job_in_progress=0"),
     ("GET", f"{_V2}/job-take-batch/{{worker}}"): Ask(query="wait=0&batch_size=5", headers=RAW_JOBS),
@@ -119,6 +131,7 @@ ASKS = {
     ("POST", f"{_V2}/job-lost/{{worker}}/{{job}}"): Ask({"error": "mine"}),
     ("POST", f"{_V2}/job-return/{{worker}}"): Ask({"attempts": []}),
     ("GET", f"{_V2}/ping/{{worker}}"): Ask(query="status=unhealthy"),
+    ("POST", f"{_V2}/tell/{{worker}}"): Ask({"run": "a", "lines": [[0, "stdout", "mine"]]}),
     ("POST", f"{_V2}/ping/{{worker}}"): Ask({"gone_ms": 1000, "concurrency": 9, "state": "ready"}),
     **{
         (method, f"{_V2}/openai/{{path:path}}"): Ask(body)
@@ -214,7 +227,11 @@ async def asked(tenant: Tenant, operation: tuple[str, str], ids: dict[str, str])
     body = ask.body
     if isinstance(body, dict):
         body = {name: _filled(value, ids) for name, value in body.items()}
-    response = await tenant.http.request(method, f"{path}?{ask.query}", json=body, headers=ask.headers)
+    options: dict[str, Any] = {"json": body, "headers": ask.headers}
+    async with tenant.http.stream(method, f"{path}?{ask.query}", **options) as response:
+        if ask.is_endless and response.is_success:
+            return Answer(response.status_code, {}, "")
+        await response.aread()
     names = {id: name for name, id in ids.items() if name != "worker"}  # too short to be told apart
     if made := re.match(r'{"id":"([^"]+)"', response.text):
         names.setdefault(made[1], "made")

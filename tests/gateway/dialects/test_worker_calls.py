@@ -507,10 +507,10 @@ class TestOurSdk:
         response = await pod.post("ping", None, {**said, "attempts": [[id, 1], [other, 1]]})
         assert response.json() == {"lapsed": [[other, 1, "CANCELLED"]]}
         (worker,) = (await pod.target.get("/workers")).json()["workers"]
-        assert worker.pop("lastSeen") > 1_600_000_000_000
+        assert worker.pop("lastSeen") >= worker.pop("startedAt") > 1_600_000_000_000
         assert worker == {
             "id": "pod", "state": "running", "crashLoop": False, "trouble": None, "jobsInHand": 1, "concurrency": 4,
-            "gpu": "H100", "sdk": "runlane", "link": "http", "description": {},
+            "currentJobs": [id], "metrics": None, "gpu": "H100", "sdk": "runlane", "link": "http", "description": {},
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -518,6 +518,13 @@ class TestOurSdk:
         [("ping", b"{"), ("ping", b"{}"), ("ping", b'{"gone_ms":5,"concurrency":1,"state":"ready"}'),
          ("ping", b'{"gone_ms":5000,"concurrency":1,"state":"a b"}'),
          ("ping", b'{"gone_ms":5000,"concurrency":1,"state":"ready","description":{"a":"%b"}}' % (b"x" * 16_000)),
+         ("tell", b"[]"), ("tell", b"{}"), ("tell", b'{"run":""}'), ("tell", b'{"run":"a","first":0}'),
+         ("tell", b'{"run":"a","lines":[["0","stdout","x"]]}'), ("tell", b'{"run":"a","lines":[[0,"file","x"]]}'),
+         ("tell", b'{"run":"a","lines":[[0,"stdout","%b"]]}' % (b"x" * 10_001)),
+         ("tell", b'{"run":"a","lines":[%b[0,"stdout",""]]}' % (b'[0,"stdout",""],' * 500)),
+         ("tell", b'{"run":"a","metrics":{"cpu_percent":1}}'),
+         ("tell", b'{"run":"a","metrics":{"cpu_percent":1,"memory_used_bytes":1,"memory_total_bytes":2,"gpus":[%b'
+                  b'{"index":0,"name":""}]}}' % (b'{"index":0,"name":""},' * 64)),
          ("job-return", b"[]"),
          ("job-return", b'{"attempts":[["x"]]}'), ("job-return", b'{"attempts":[["x",0]]}')],
     )  # fmt: skip

@@ -114,7 +114,7 @@ async def test_methods_of_workers(target: Target) -> None:
     for method, path, allowed in (
         ("PUT", "workers", "GET, POST"),
         ("DELETE", "workers", "GET, POST"),
-        ("GET", "workers/w", "DELETE"),
+        ("PUT", "workers/w", "GET, DELETE"),
     ):
         response = await target.http.request(method, f"{target.path}/{path}", headers=bearer(target.worker_key))
         assert (response.status_code, response.headers["allow"]) == (405, allowed)
