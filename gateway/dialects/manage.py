@@ -50,6 +50,8 @@ class MadeEndpoint(EndpointObject, kw_only=True, rename="camel"):
 class Manage:
     """The operations under /v1/endpoints."""
 
+    TAG = "Endpoints"
+
     def __init__(
         self, endpoints: Endpoints, stored: StoredKeys, users: WorkerUsers, outbound: Outbound, settings: Settings
     ) -> None:

@@ -37,6 +37,8 @@ class Request(msgspec.Struct):
 class OpenAI:
     """The operations of one gateway process."""
 
+    TAG = "OpenAI"
+
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings

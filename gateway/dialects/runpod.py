@@ -42,6 +42,8 @@ _decode_text = msgspec.json.Decoder(str | None).decode
 class RunPod:
     """The operations of one gateway process."""
 
+    TAG = "RunPod"
+
     def __init__(self, engine: Engine, outbound: Outbound, settings: Settings) -> None:
         self._engine = engine
         self._outbound = outbound

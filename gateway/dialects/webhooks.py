@@ -87,6 +87,8 @@ _decode_rotation = msgspec.json.Decoder(SecretRotation).decode
 class WebhookLog:
     """The operations under /v2/{endpoint}/webhooks and /v1/webhook-secrets."""
 
+    TAG = "Webhooks"
+
     def __init__(self, deliveries: Deliveries, secrets: WebhookSecrets, settings: Settings) -> None:
         self._deliveries = deliveries
         self._secrets = secrets

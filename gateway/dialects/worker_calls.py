@@ -58,6 +58,8 @@ _POLL_ERRORS = {429: "the store is not available at present; RunPod's SDK comes 
 class WorkerCalls:
     """The operations for workers of one gateway process."""
 
+    TAG = "Workers of RunPod's SDK"
+
     def __init__(
         self, polls: Polls, reports: Reports, telemetry: Telemetry, access: WorkerAccess, settings: Settings
     ) -> None:
