@@ -31,12 +31,15 @@ class Telemetry:
         self._telling = asyncio.Lock()
 
     async def run(self, membership: Membership) -> None:
-        """Tells what there is to tell, now and then, for as long as it runs."""
+        """Tells what there is to tell, now and then, for as long as it runs. A fault ends this, and not the worker."""
         of_this_machine()
-        while True:
-            await asyncio.sleep(TELL_SECONDS)
-            if not await self._tell(membership):
-                await asyncio.sleep(PAUSE_SECONDS)
+        try:
+            while True:
+                await asyncio.sleep(TELL_SECONDS)
+                if not await self._tell(membership):
+                    await asyncio.sleep(PAUSE_SECONDS)
+        except Exception:
+            logger.exception("no more figures and lines are told")
 
     async def flush(self, membership: Membership) -> None:
         """Tells what was printed last, as far as that is possible in a few seconds."""

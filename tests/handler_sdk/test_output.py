@@ -3,14 +3,13 @@
 import os
 import random
 import re
-import sys
 import threading
 import time
 
 import pytest
 
 from handler_sdk import output
-from handler_sdk.output import MOST_BYTES, MOST_IN_LINE, MOST_LINES, Output
+from handler_sdk.output import MOST_BYTES, MOST_IN_LINE, MOST_LINES, OWN, Output
 
 
 def texts(printed: Output, final: bool = False) -> list[str]:
@@ -181,9 +180,13 @@ class TestCopy:
         os.close(writing)
 
     def test_of_what_this_process_writes(self, capsys: pytest.CaptureFixture[str]) -> None:
-        printed = Output()
-        stream = printed.tee(sys.stderr)
-        stream.write("a line é\n")
-        stream.flush()
-        assert texts(printed) == ["a line é"]
-        assert capsys.readouterr().err == "a line é\n"
+        """An agent has several workers in one process, each with an output of its own."""
+        printed, another = Output(), Output()
+        with OWN.told_to(None), OWN.told_to(printed):
+            OWN.write("a line é\n")
+            with OWN.told_to(another):
+                OWN.write("for both\n")
+        OWN.write("for none\n")
+        OWN.flush()
+        assert (texts(printed), texts(another)) == (["a line é", "for both"], ["for both"])
+        assert capsys.readouterr().err == "a line é\nfor both\nfor none\n"

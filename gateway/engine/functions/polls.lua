@@ -1,5 +1,7 @@
 -- Workers that come over HTTP: a gateway process holds their polls and is the one that jobs are sent to.
 
+do  -- see webhooks.lua
+
 -- So many attempts in a row that were lost with their worker are a crash loop.
 local CRASH_LOOP = 3
 
@@ -234,3 +236,5 @@ register('unheard', unheard, 'allow-oom')
 register('done', done, 'allow-oom')
 register('ping', ping, 'allow-oom')
 register('stops', stops, 'allow-oom')
+
+end

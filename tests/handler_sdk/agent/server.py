@@ -112,6 +112,12 @@ class Queue:
     def cancel(self, job: str) -> None:
         assert self._http.post(f"{self._path}/cancel/{job}").json()["status"] == "CANCELLED"
 
+    def log(self) -> list[str]:
+        """What the only worker has printed."""
+        (worker,) = self.workers()
+        lines: list[dict[str, Any]] = self._http.get(f"{self._path}/workers/{worker['id']}/logs?n=500").json()["lines"]
+        return [line["text"] for line in lines]
+
     def workers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._http.get(f"{self._path}/workers").json()["workers"]
         return found

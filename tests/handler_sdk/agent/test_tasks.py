@@ -32,6 +32,12 @@ class TestJobs:
         assert jobs.run({"print": '{"task_id": "x"}', "return": 5}) == 5
         agent.wait_for('{"task_id": "x"}')
 
+    def test_that_print_are_in_the_log_of_the_worker(self, start_agent: StartAgent, jobs: Queue) -> None:
+        start_agent(HANDLER)
+        jobs.run({"print": "a line of the task"})
+        eventually(lambda: any("a line of the task" in line for line in jobs.log()))
+        assert jobs.workers()[0]["metrics"]["memory_total_bytes"] > 0
+
     def test_stream_what_the_handler_yields_at_once(self, start_agent: StartAgent, jobs: Queue, tmp_path: Path) -> None:
         start_agent(f"""
 import os, time
