@@ -80,7 +80,7 @@ class HttpMembership:
         if told.figures:
             body["metrics"] = json.loads(told.figures)
         path = path_of("tell", self.registered.worker)
-        exchange = self._gateway.begin(Request("POST", path, json.dumps(body).encode(), repeats=False))
+        exchange = self._gateway.begin(Request("POST", path, json.dumps(body).encode()))
         try:
             return (await exchange.answer).status == 200
         except OSError as error:

@@ -102,23 +102,20 @@ class TestLog:
         finally:
             psutil.Process(int((tmp_path / "pid").read_text())).kill()
 
-    def test_of_a_flood_has_the_end_and_says_what_is_missing(
-        self, start_worker: StartWorker, jobs: Jobs, store: Store, log: Log
-    ) -> None:
+    def test_of_a_flood_has_the_end(self, start_worker: StartWorker, jobs: Jobs, store: Store, log: Log) -> None:
         """A handler that prints for its life is not held up by the store."""
         worker = start_worker(PRINTING)
-        line = "'x' * 93 + '%06d' % number"
+        line = "'~' * 93 + '%06d' % number"
         jobs.run(f"sys.stdout.write(''.join({line} + chr(10) for number in range(200_000)))")
         jobs.run("print('that was all')")
         eventually(lambda: "that was all" in log())
         found = log()
         assert len(found) <= 500
-        kept = [int(text[93:]) for text in found if text.startswith("xxx")]
+        kept = [int(text[93:]) for text in found if text.startswith("~")]
         assert kept == sorted(set(kept))
         assert kept[-1] == 199_999
-        assert [text for text in found if re.fullmatch(r"\[runlane: \d+ lines left out]", text)]
         worker.wait_for("that was all")
-        assert worker.log.count("x" * 93) == 200_000
+        assert worker.log.count("~") == 200_000 * 93
 
     def test_is_told_once_when_the_gateway_or_the_store_was_away(
         self, start_worker: StartWorker, jobs: Jobs, gateway: Gateway, log: Log
