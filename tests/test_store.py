@@ -55,7 +55,7 @@ async def test_the_library_is_loaded_everywhere(server: Running) -> None:
         where = {"target_nodes": "primaries"} if store.clustered else {}
         found = await libraries(store, **where)
 
-    assert found.count(LIBRARY + "_submit") == (3 if store.clustered else 1)
+    assert found.count(LIBRARY + "_purge") == (3 if store.clustered else 1)
 
 
 @pytest.mark.every_store
@@ -79,7 +79,7 @@ async def test_a_node_without_the_library_gets_it(servers: Any) -> None:
 
         await store.load_library()
 
-        assert (await libraries(store, target_nodes="primaries")).count(LIBRARY + "_submit") == 3
+        assert (await libraries(store, target_nodes="primaries")).count(LIBRARY + "_purge") == 3
 
 
 async def test_a_url_may_say_that_it_is_a_cluster(servers: Any) -> None:

@@ -16,6 +16,9 @@ from .driver import CLOCKED, LEASE_MS, Driver, ends
 
 SECONDS = 10.0
 
+A_PAUSE_MS = 3000
+"""Upkeep that was away for so long has missed something."""
+
 
 class Clock:
     """Stands for the module `time` in the module under test."""
@@ -250,6 +253,7 @@ async def test_after_an_outage_workers_get_time_to_renew(
     instance = make("p")
     rounds = counted(instance, monkeypatch)
     await go_through_an_outage(instance, rounds, own_server, caplog)
+    await own_driver.pass_time(A_PAUSE_MS)
     await own_driver.silence()
     await more_rounds(rounds)
     assert await own_driver.state(job.id) == "IN_PROGRESS"
@@ -301,6 +305,7 @@ async def test_workers_get_time_to_renew_when_upkeep_begins(
 ) -> None:
     # Once: when store and gateway were down together, nobody could renew; the first round takes all leases at once.
     job = await own_driver.begin()
+    await own_driver.pass_time(A_PAUSE_MS)
     await own_driver.silence()
     instance = make("p")
     rounds = counted(instance, monkeypatch)
