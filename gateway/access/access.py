@@ -126,10 +126,10 @@ class Access:
         Raises:
             Unavailable: the store is away.
         """
-        for digest in list(self._under_way):
-            what, *_ = await self._batcher.call(names.ACCESS, "login", digest, "", 0, 0, 0)
+        for known in list(self._under_way):
+            what, *_ = await self._batcher.call(names.ACCESS, "login", known, "", 0, 0, 0)
             if what != b"KEY":
-                self.revoked(digest)
+                self.revoked(known)
 
     async def _key_of(self, call: Call) -> Key:
         presented = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))

@@ -1,5 +1,5 @@
-"""Ends what goes on with keys that have expired. Nobody tells when that is, and a request that follows a log has no end of
-its own: it would outlive its key for as long as its client likes."""
+"""Ends what goes on with keys that have expired. Nobody tells when that is, and a request that follows a log has no
+end of its own: it would outlive its key for as long as its client likes."""
 
 import asyncio
 import logging
