@@ -17,6 +17,7 @@ from .access.access import Access, configured_keys
 from .access.addresses import Addresses
 from .access.audit import Audit
 from .access.credentials import Credentials
+from .access.expiry import Expiry
 from .access.limits import Limits, limits_of
 from .access.local import check_local, is_loopback
 from .access.news import News
@@ -117,6 +118,7 @@ class App:
                 await ensure_endpoint(running.endpoints, id)
             await running.queue_files.start()
             await running.news.start()
+            running.expiry.start()
             running.limits.start()
             running.webhooks.start()
             running.upkeep.start()
@@ -127,6 +129,7 @@ class App:
             self._drain = _nothing
             await running.queue_files.stop()
             await running.news.stop()
+            await running.expiry.stop()
             await running.limits.stop()
             await running.upkeep.stop()
             await running.webhooks.stop()
@@ -190,6 +193,7 @@ class App:
                 endpoints,
                 limits,
                 News(store, engine.batcher, access.blocked.add, access.revoked),
+                Expiry(access),
                 Upkeep(store, engine.batcher, engine.wakeups.process, users.revoke, webhooks.due, users.end_of_expired),
                 webhooks,
                 queue_files,
@@ -250,6 +254,7 @@ class _Running(NamedTuple):
     endpoints: Endpoints
     limits: Limits
     news: News
+    expiry: Expiry
     upkeep: Upkeep
     webhooks: Webhooks
     queue_files: QueueLoader

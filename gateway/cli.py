@@ -29,7 +29,7 @@ COMMANDS = (
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(handler_sdk.__version__, prog_name="runlane")
+@click.version_option(handler_sdk.__version__, "-v", "--version", prog_name="runlane")
 @remote_group
 def main() -> None:
     """Serverless GPU endpoints on your own machines, compatible with RunPod."""

@@ -8,7 +8,7 @@ from .engine.queue_config import Deployment, Limits
 from .settings import Settings
 
 TTL_MS = 30 * 86_400_000
-"""A job that is not final by then is forgotten; so long Runqy knows a task's id."""
+"""A job that is not final by then is forgotten, and none is kept for longer; so long Runqy knows a task's id."""
 
 LONGEST_TIMEOUT_MS = 604_800_000
 """Where there is no limit: RunPod's longest."""
@@ -46,11 +46,15 @@ class JobPolicies:
             tries=(self._retries if limits.max_retry is None else limits.max_retry) + 1,
             backoff=BACKOFF_MS,
             pending=self._ms("pending_timeout", limits),
-            failed_retention=self._ms("ttl_archived", limits) or TTL_MS,
+            failed_retention=self._kept("ttl_archived", limits),
             keep_output=deployment is None or deployment.redis_storage,
         )
-        retention = self._ms("ttl_completed", limits) or TTL_MS
-        return JobPolicy(policy, retention, self._ms("active_timeout", limits) or LONGEST_TIMEOUT_MS)
+        timeout = min(self._ms("active_timeout", limits), TTL_MS) or LONGEST_TIMEOUT_MS
+        return JobPolicy(policy, self._kept("ttl_completed", limits), timeout)
+
+    def _kept(self, name: str, limits: Limits) -> int:
+        """How long what has ended is kept."""
+        return min(self._ms(name, limits), TTL_MS) or TTL_MS
 
     def _ms(self, name: str, limits: Limits) -> int:
         given = getattr(limits, name)

@@ -101,6 +101,8 @@ def _sections(content: bytes) -> dict[str, Any]:
         found = msgspec.json.decode(msgspec.json.encode(yaml.load(content, _Loader)))  # noqa: S506
     except TypeError as error:  # a key that is a list, say
         raise ValueError(str(error)) from None
+    except (LookupError, AttributeError):  # of PyYAML, for a tag whose value is none of its: `!!int ""`, `!!bool x`
+        raise ValueError("a value is not what its tag says") from None
     return _mapping(found, "it has no `queues`")
 
 

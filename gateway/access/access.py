@@ -120,6 +120,17 @@ class Access:
             if call.connection is not None:
                 call.connection.abort()
 
+    async def end_expired(self) -> None:
+        """Ends what goes on with keys that are good no more, however they came to be so.
+
+        Raises:
+            Unavailable: the store is away.
+        """
+        for known in list(self._under_way):
+            what, *_ = await self._batcher.call(names.ACCESS, "login", known, "", 0, 0, 0)
+            if what != b"KEY":
+                self.revoked(known)
+
     async def _key_of(self, call: Call) -> Key:
         presented = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
         return self._remembered(call, presented) or await self._look_up(call, presented)

@@ -71,4 +71,4 @@ def _print_list(found: dict[str, Any]) -> None:
 
 def _print_done(answer: dict[str, Any]) -> None:
     already = " (it was before)" if answer.get("changed") is False else ""
-    click.echo(f"{answer['message']}: {output.text(answer['queue'])}{already}")
+    click.echo(f"{output.text(answer['message'])}: {output.text(answer['queue'])}{already}")

@@ -185,4 +185,4 @@ def _print_task(found: dict[str, Any]) -> None:
 
 
 def _print_done(answer: dict[str, Any]) -> None:
-    click.echo(f"{answer['message']}: {output.text(answer['task_id'])}")
+    click.echo(f"{output.text(answer['message'])}: {output.text(answer['task_id'])}")

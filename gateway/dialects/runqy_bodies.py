@@ -51,7 +51,7 @@ class Item(msgspec.Struct):
         seconds = at - time.time()
         if seconds > LONGEST_DELAY_SECONDS:
             raise BadRequest(f"invalid run_at field: it is more than {LONGEST_DELAY_SECONDS} seconds away")
-        return max(0, round(seconds * 1000))
+        return round(max(0, seconds) * 1000)
 
 
 _decode_item = msgspec.json.Decoder(Item).decode

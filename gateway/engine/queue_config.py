@@ -31,6 +31,9 @@ Seconds = Annotated[int, Meta(ge=1, le=86_400)]
 Starvation = Annotated[float, Meta(ge=0, le=604_800)]
 
 _SCHEME = "vault://"
+_WHO = re.compile(r"(?i)^(https?://)[^/]+@|^(\w+://)[^/@:]*:[^/]*@")
+"""In a URL, what may be a secret: for http also a name alone, which hosts of git take for a token."""
+
 _REFERENCE = re.compile(r"vault://([A-Za-z0-9._-]+)/([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -97,6 +100,8 @@ class Deployment(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("git_token: a token in a vault is vault://VAULT/KEY")
         if self.git_token == MASK:
             raise ValueError(f"git_token: {MASK} is how a token is shown; give the token itself, or vault://VAULT/KEY")
+        if f"{MASK}@" in self.git_url:
+            raise ValueError(f"git_url: {MASK} is how a token in it is shown; leave it out, and set git_token")
 
     @property
     def token_in_vault(self) -> tuple[str, str] | None:
@@ -107,10 +112,10 @@ class Deployment(msgspec.Struct, forbid_unknown_fields=True):
     @property
     def without_token(self) -> "Deployment":
         """As it may be shown."""
-        if not self.git_token or self.token_in_vault:
-            return self
-        shown = msgspec.structs.replace(self, git_token="")
-        shown.git_token = MASK
+        shown = msgspec.structs.replace(self)
+        if self.git_token and not self.token_in_vault:
+            shown.git_token = MASK
+        shown.git_url = _WHO.sub(rf"\1\2{MASK}@", self.git_url)
         return shown
 
 

@@ -19,7 +19,8 @@ def test_the_commands() -> None:
     result = CliRunner().invoke(main, ["-h"])
     for command in COMMANDS:
         assert f"\n  {command.name} " in result.stdout
-    assert CliRunner().invoke(main, ["--version"]).stdout.startswith("runlane, version ")
+    for flag in ("--version", "-v"):
+        assert CliRunner().invoke(main, [flag]).stdout.startswith("runlane, version ")
 
 
 def test_the_commands_are_in_the_readme() -> None:

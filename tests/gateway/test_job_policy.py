@@ -55,6 +55,8 @@ def test_nothing_is_kept_for_ever_nor_runs_for_ever() -> None:
     limits: dict[str, Any] = {"ttl_completed": 0, "ttl_archived": "0", "active_timeout": "0s"}
     found = JobPolicies(Settings()).of(deployment(**limits))
     assert (found.retention, found.policy.failed_retention, found.timeout) == (TTL_MS, TTL_MS, LONGEST_TIMEOUT_MS)
+    found = JobPolicies(Settings()).of(deployment(**dict.fromkeys(limits, "87600h")))
+    assert (found.retention, found.policy.failed_retention, found.timeout) == (TTL_MS, TTL_MS, TTL_MS)
 
 
 def test_outputs_are_kept_by_a_deployment_that_says_so() -> None:

@@ -9,7 +9,8 @@ from urllib.parse import urljoin
 import httpx
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from msgspec.structs import fields
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -151,6 +152,7 @@ async def test_it_can_be_turned_off(closed_gateway: Gateway) -> None:
 class TestTypesOfJobs:
     """Where the types of the document do not make what is sent, since bytes are passed on as they are."""
 
+    @examples(deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         st.dictionaries(
             st.sampled_from(["input", "policy", "webhook", "webhookV2", "other"]),

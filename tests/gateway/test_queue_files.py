@@ -178,7 +178,8 @@ def test_a_queue_that_is_none(body: str) -> None:
         ("queues: {x: 1, x: 2}", "'x' is there twice"), ("queues: {}\nqueues: {}", "'queues' is there twice"),
         ("a: &a [*a]", "contains itself"), ("queues: {[1, 2]: 3}", "a.yaml: "), ("\x00", "a.yaml: "),
         ("queues: !!python/object/apply:os.system [id]", "a.yaml: "), ("a: " + "[" * 1500, "a.yaml: "),
-        ("--- {}\n--- {}", "a.yaml: "),
+        ("--- {}\n--- {}", "a.yaml: "), ('a: !!int ""', "its tag"), ('a: !!float ""', "its tag"),
+        ("a: !!bool maybe", "its tag"), ("a: !!timestamp soon", "its tag"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_wrong(text: str, says: str) -> None:

@@ -194,6 +194,22 @@ class TestRevoke:
                     await waiting
         assert (await target.status(id))["status"] == "IN_QUEUE"
 
+    @pytest.mark.parametrize("how", ["expired", "rotated"])
+    async def test_hangs_up_on_whoever_uses_an_expired_one(
+        self, one: httpx.AsyncClient, endpoint: str, how: str
+    ) -> None:
+        target = await endpoint_of(one, endpoint)
+        await target.register("w1")
+        made = await created(one, scopes=["manage"], **({"expiresInSeconds": 1} if how == "expired" else {}))
+        stream = one.stream("GET", f"/workers/{endpoint}:w1/logs/stream", headers=bearer(made["key"]))
+        async with stream as response:
+            assert response.status_code == 200
+            if how == "rotated":
+                await one.post(f"/v1/keys/{made['id']}/rotate", json={"overlapSeconds": 1})
+            with pytest.raises(httpx.RemoteProtocolError):
+                await asyncio.wait_for(response.aread(), 12)
+        target.close()
+
     async def test_ends_the_workers_that_came_with_it(
         self, one: httpx.AsyncClient, replicas: Replicas, endpoint: str
     ) -> None:

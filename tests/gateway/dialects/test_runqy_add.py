@@ -214,9 +214,11 @@ async def test_a_task_for_later(target: Target, when: str) -> None:
 
 
 async def test_a_task_whose_time_has_come_already(target: Target) -> None:
-    info = (await add(target, data=1, run_at="2020-01-01T00:00:00Z")).json()["info"]
-    assert info["state"] == "pending"
-    assert (await (await target.register()).next()).id == info["id"]
+    worker = await target.register()
+    for at in ("2020-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", 0, -1e308):
+        info = (await add(target, data=1, run_at=at)).json()["info"]
+        assert info["state"] == "pending"
+        assert (await worker.next()).id == info["id"]
 
 
 async def test_a_task_runs_when_its_delay_is_over(target: Target) -> None:

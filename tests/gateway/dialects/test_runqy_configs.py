@@ -119,6 +119,7 @@ async def test_what_is_not_said_stays(http: httpx.AsyncClient, endpoint: str) ->
         ({"name": "{}", "priority": 1, "deployment": DEPLOYMENT | {"limits": []}}, "limits"),
         ({"name": "{}", "priority": 1, "deployment": DEPLOYMENT | {"mode": "x"}}, "mode"),
         ({"name": "{}", "priority": 1, "deployment": DEPLOYMENT | {"git_token": MASK}}, "git_token"),
+        ({"name": "{}", "priority": 1, "deployment": DEPLOYMENT | {"git_url": f"https://{MASK}@g"}}, "git_url"),
         ({"name": "{}", "priority": 1, "deployment": 5}, "deployment"),
         ({"name": "{}", "priority": 1, "enabled": False}, "enabled"),
         ({"name": "{}", "priority": 1, "sub_queues": [{"name": "a"}]}, "priority"),
@@ -209,8 +210,10 @@ async def test_a_queue_that_is_not_there(http: httpx.AsyncClient, name: str) -> 
 
 
 async def test_a_token_is_not_shown(http: httpx.AsyncClient, endpoint: str) -> None:
-    made = await create(http, endpoint, deployment=DEPLOYMENT | {"git_token": "hidden-token"})
+    hidden = {"git_token": "hidden-token", "git_url": "https://bot:hidden-token@git.example/code.git"}
+    made = await create(http, endpoint, deployment=DEPLOYMENT | hidden)
     assert made["queue"]["deployment"]["git_token"] == MASK
+    assert made["queue"]["deployment"]["git_url"] == f"https://{MASK}@git.example/code.git"
     for path in (f"/workers/config/{endpoint}", f"/v1/endpoints/{endpoint}", "/v1/endpoints", "/api/cli/configs"):
         assert "hidden-token" not in (await http.get(path)).text
     await create(http, endpoint, 1, "?force=true", deployment=DEPLOYMENT | {"git_token": "vault://a/B"})
