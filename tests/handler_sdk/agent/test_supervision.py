@@ -23,10 +23,10 @@ FOR_A_BUSY_MACHINE = 2
 
 
 def leases_are_taken(servers: Servers, endpoint: str) -> bool:
-    """Whether upkeep has looked after the endpoint for long enough: until then, workers get time to renew."""
+    """Whether upkeep takes them: after a pause of its own, which a new endpoint has not seen, workers may renew."""
     with Redis.from_url(servers.get("valkey").url) as store:
         seconds, _ = store.time()
-        return seconds * 1000 > int(store.hget(f"{base(endpoint)}:counts", "settled") or seconds * 2000)
+        return seconds * 1000 > int(store.hget(f"{base(endpoint)}:counts", "settled") or 0)
 
 
 def is_gone(pid: int) -> bool:
