@@ -1,6 +1,6 @@
 """Lines of JSON, by which an agent and the process of a task speak.
 
-    agent to task: {"task_id", "type", "payload", "retry_count", "max_retry", "queue"}
+    agent to task: {"task_id", "type", "payload", "retry_count", "queue"}, and what is ours
     task to agent: {"status": "ready"} or {"status": "error", "error"}, then for each job {"task_id", "result", "error",
                    "retry"}, where an error of null or "" is none
 
@@ -20,6 +20,7 @@ KEPT = 4096
 """Bytes of each end of a line that is too long."""
 
 _TASK_ID = re.compile(rb'"task_id"\s*:\s*"([^"\\]{1,200})"')
+_ANSWER = re.compile(rb"\s*\{\s*" + _TASK_ID.pattern)
 
 
 class Line(NamedTuple):
@@ -35,8 +36,16 @@ class Line(NamedTuple):
     @property
     def task_id(self) -> str:
         """The one that stands in it; "" when none is found."""
-        found = _TASK_ID.search(self.text)
-        return found[1].decode(errors="replace") if found else ""
+        return _named(_TASK_ID.search(self.text))
+
+    @property
+    def answers_to(self) -> str:
+        """The one that it begins with, as answers do, whatever comes behind; "" when it does not."""
+        return _named(_ANSWER.match(self.text))
+
+
+def _named(found: re.Match[bytes] | None) -> str:
+    return found[1].decode(errors="replace") if found else ""
 
 
 class LineBuffer:

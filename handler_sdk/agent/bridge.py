@@ -24,6 +24,7 @@ from ..links import TakenJob
 from ..outcomes import Limits
 from ..taker import Taker
 from ..work import AnyJob
+from . import guard
 from .task import Task
 from .task_process import NotReadyError, TaskProcess
 from .task_run import TaskRun
@@ -150,6 +151,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    guard.of_this_process().watch(os.getpid())
     channel = enter()
     Taker(TaskWork(task, channel), channel).serve()
 

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import os
-import signal
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..frames import READ_AT_ONCE
 from ..lines import Line, LineBuffer
+from . import guard
 from .errors import DeploymentError
 
 logger = logging.getLogger("runlane.agent")
@@ -27,7 +25,8 @@ async def run(
     seconds: float | None = None,
     logs: bool = True,
 ) -> list[str]:
-    """Runs a program to its end; what it writes goes to the log, line by line.
+    """Runs a program to its end; what it writes goes to the log, line by line. It ends with this process at the latest,
+    and so does what it has started: another agent may go on in the same place.
 
     Args:
         name: for people.
@@ -50,6 +49,7 @@ async def run(
         )  # fmt: skip
     except OSError as error:
         raise DeploymentError(f"{name} cannot be run: {error}") from None
+    guard.of_this_process().watch(process.pid)
     try:
         async with asyncio.timeout(seconds):
             shown, said = await asyncio.gather(_read(process.stdout, name if logs else ""), _read(process.stderr, name))
@@ -57,8 +57,8 @@ async def run(
     except TimeoutError:
         raise DeploymentError(f"{name} was not done after {seconds:g} s") from None
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        guard.kill_group(process.pid)
+        guard.of_this_process().forget(process.pid)
     if status != 0:
         text = "; ".join((said or shown)[-_LAST_LINES:])
         raise DeploymentError(f"{name} failed with status {status}: {text}")

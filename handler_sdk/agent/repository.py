@@ -71,14 +71,15 @@ class Repository:
 
     async def newest(self) -> Revision:
         """The branch's newest commit. Raises DeploymentError."""
-        names = [f"refs/heads/{self.branch}", f"refs/tags/{self.branch}"]
+        branch, tag = f"refs/heads/{self.branch}", f"refs/tags/{self.branch}"
+        peeled = tag + "^{}"  # the commit behind a tag that is an object of its own, gitrevisions(7)
         with self._environment() as environment:
-            command = ["git", "ls-remote", "--quiet", "--", self.url, *names]
+            command = ["git", "ls-remote", "--quiet", "--", self.url, branch, tag, peeled]
             lines = await run("git", command, environment, seconds=_LOOK_SECONDS, logs=False)
         found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
-        for name in names:
+        for name, reference in ((branch, branch), (peeled, tag), (tag, tag)):
             if name in found:
-                return Revision(found[name], name)
+                return Revision(found[name], reference)
         raise DeploymentError(f"{self.url} has no branch {self.branch}")
 
     async def fetch(self, reference: str, folder: Path) -> str:

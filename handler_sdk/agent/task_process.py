@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,6 +16,7 @@ from ..ending import die_with
 from ..frames import READ_AT_ONCE
 from ..lines import Line, LineBuffer, message_in
 from ..process import describe_exit
+from . import guard
 from .task import Task
 
 logger = logging.getLogger("runlane.task")
@@ -55,13 +56,37 @@ class Answers:
             self._messages.get_nowait()
 
 
+class _Protocol(SubprocessStreamProtocol):
+    """Of a process whose end is noticed at once: `Process.wait` of asyncio waits until nobody holds its pipes any more,
+    which it may have handed on."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=READ_AT_ONCE, loop=asyncio.get_running_loop())
+        self._exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        self._exited.set()
+        super().process_exited()
+
+    async def wait(self) -> None:
+        await self._exited.wait()
+
+
 class TaskProcess:
     """stops: whether it stops a job that it is told to."""
 
-    def __init__(self, task: Task, process: Process, on_concurrency: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        transport: asyncio.SubprocessTransport,
+        protocol: _Protocol,
+        on_concurrency: Callable[[int], None],
+    ) -> None:
         self.stops = False
         self._task = task
-        self._process = process
+        self._transport = transport
+        self._protocol = protocol
+        self._process = Process(transport, protocol, asyncio.get_running_loop())
         self._on_concurrency = on_concurrency
         self._lines = LineBuffer(LEAST_LINE)
         self._answers: dict[str, Answers] = {}
@@ -75,13 +100,15 @@ class TaskProcess:
         Raises NotReadyError.
         """
         try:
-            process = await asyncio.create_subprocess_exec(
-                *task.command, stdin=PIPE, stdout=PIPE, env=task.environment(), cwd=task.folder,
+            transport, protocol = await asyncio.get_running_loop().subprocess_exec(
+                _Protocol, *task.command, stdin=PIPE, stdout=PIPE, stderr=None, env=task.environment(), cwd=task.folder,
                 process_group=None if task.stays else 0, preexec_fn=partial(die_with, os.getpid()),
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise NotReadyError(f"the startup command cannot be run: {error}") from None
-        started = cls(task, process, on_concurrency)
+        started = cls(task, transport, protocol, on_concurrency)
+        if not task.stays:
+            guard.of_this_process().watch(started._process.pid)
         try:
             async with asyncio.timeout(task.startup_seconds):
                 await asyncio.shield(started._ready)
@@ -126,10 +153,10 @@ class TaskProcess:
         self._end_input()
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), seconds / 2)
+                await asyncio.wait_for(self._protocol.wait(), seconds / 2)
                 break
             self._send(number)
-        await self._process.wait()
+        await self._protocol.wait()
         self.kill()
 
     def kill(self) -> None:
@@ -138,8 +165,7 @@ class TaskProcess:
         if self._task.stays:
             self._send(signal.SIGKILL)
         else:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            guard.kill_group(self._process.pid)
 
     def _send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -155,17 +181,21 @@ class TaskProcess:
         self._process.stdin.close()
 
     async def _follow(self) -> str:
-        reading, exiting = asyncio.create_task(self._read()), asyncio.create_task(self._process.wait())
+        reading, exiting = asyncio.create_task(self._read()), asyncio.create_task(self._protocol.wait())
         await asyncio.wait({reading, exiting}, return_when=asyncio.FIRST_COMPLETED)
         # What it has started may hold its output open, and it may close that and go on.
         await asyncio.wait({reading, exiting}, timeout=SECONDS_TO_END)
         if self._process.returncode is None:
             self._send(signal.SIGKILL)
-        end = describe_exit("the task's process", await exiting)
+        await exiting
+        end = describe_exit("the task's process", self._transport.get_returncode() or 0)
         reading.cancel()
+        self._transport.close()
         if not self._ready.done():
             self._ready.set_exception(NotReadyError(f"{end} before it was ready"))
         self.kill()
+        if not self._task.stays:
+            guard.of_this_process().forget(self._process.pid)
         for answers in list(self._answers.values()):
             await answers.put(None)
         return end
@@ -179,7 +209,9 @@ class TaskProcess:
             await self._on_line(line)
 
     async def _on_line(self, line: Line) -> None:
-        message = message_in(line.text) if line.is_whole else self._too_long(line)
+        message = message_in(line.text) if line.is_whole else None
+        if message is None:
+            message = self._unreadable(line)
         if message is not None and "task_id" in message:
             answers = self._answers.get(str(message["task_id"]))
             if answers is not None:
@@ -206,8 +238,12 @@ class TaskProcess:
             return False
         return True
 
-    def _too_long(self, line: Line) -> dict[str, Any] | None:
-        """An answer of which not all is kept fails its job; it names it, or there is only one."""
+    def _unreadable(self, line: Line) -> dict[str, Any] | None:
+        """An answer that is not JSON, or of which not all is kept, fails its job. None for a log. One that is too long
+        names its job in a part that is kept, or there is only one job."""
+        if line.is_whole:
+            job = line.answers_to
+            return {"task_id": job, "error": "the task's answer is not JSON"} if job in self._answers else None
         job = line.task_id if line.task_id in self._answers else ""
         if not job and len(self._answers) == 1 and line.text.startswith(b"{"):
             (job,) = self._answers

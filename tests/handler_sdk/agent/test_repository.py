@@ -148,6 +148,17 @@ async def test_a_tag_will_do_and_hooks_do_not_run(
     assert repository_.Revision(commit, "x").commit == commit
 
 
+async def test_a_tag_with_a_text_is_the_commit_that_it_names(
+    repository: repositories.Repository, tmp_path: Path
+) -> None:
+    """Else a follower would always find something new."""
+    commit = repository.commit({})
+    repository.git("tag", "--annotate", "--message", "of this week", "v1")
+    found = Repository(repository.url, "v1")
+    assert await found.newest() == (commit, "refs/tags/v1")
+    assert await found.fetch("refs/tags/v1", tmp_path / "code") == commit
+
+
 def is_there(path: str) -> bool:
     return os.path.exists(path)
 

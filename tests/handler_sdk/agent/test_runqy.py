@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from ..conftest import eventually
 from .conftest import StartAgent
 from .server import Queue
@@ -82,6 +84,52 @@ class TestALongRunningTask:
         )
         agent.wait_for("the task cannot start: @load failed: no weights")
         eventually(lambda: [each["state"] for each in jobs.workers()] == ["unhealthy"])
+
+    def test_that_crashes_is_noticed_while_another_process_holds_its_output(
+        self, start_agent: StartAgent, jobs: Queue
+    ) -> None:
+        start = 'import subprocess\nsubprocess.Popen(["sleep", "60"])\n'
+        agent = start_agent(start + TASK + "run()")
+        job = jobs.submit({"exit": 4})
+        agent.wait_for("is given up: the task's process exited with status 4")
+        jobs.cancel(job)
+
+
+ANSWERS = """
+import json, sys
+print('{"status": "ready"}', flush=True)
+for line in sys.stdin:
+    message = json.loads(line)
+    for text in message["payload"]:
+        sys.stdout.buffer.write(text.replace("ID", message["task_id"]).encode("latin-1") + b"\\n")
+        sys.stdout.flush()
+"""
+
+
+class TestAnAnswer:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"task_id": "ID", "resu',
+            '{"task_id": "ID", "result": "\xff"}',
+            '{"task_id":"ID","result":%s}' % ("1" * 5000),
+        ],
+    )
+    def test_that_is_not_json_fails_its_job(self, text: str, start_agent: StartAgent, jobs: Queue) -> None:
+        start_agent(ANSWERS)
+        assert jobs.error([text]) == "the task's answer is not JSON"
+
+    def test_comes_behind_whatever_else_is_printed(self, start_agent: StartAgent, jobs: Queue) -> None:
+        start_agent(ANSWERS)
+        rubbish = [
+            "{'task_id': 'ID'}",
+            '{"about": {"task_id": "ID"}}',
+            '{"about": "task_id": "ID"',
+            '{"task_id": "x"',
+            "\0",
+        ]
+        answer = '{"task_id": "ID", "result": [NaN, 1]}'
+        assert jobs.run([*rubbish, answer, '{"task_id": "ID", "result": 2}']) == [None, 1]
 
 
 class TestAOneShotTask:

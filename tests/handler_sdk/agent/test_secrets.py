@@ -45,7 +45,7 @@ def test_secrets_are_in_the_environment_of_the_task_alone(
     assert seen["OPENAI_API_KEY"] == SECRET
     assert jobs.worker_key not in seen.values()
     assert "RUNLANE_WORKER_KEY" not in seen
-    assert len(family) == 3
+    assert len(family) == 5  # the agent, the bridge, a guard for each, and the task
     assert len(holders) == 1
     for secret in (SECRET, TOKEN):
         assert secret.encode() not in lines
