@@ -123,7 +123,7 @@ class RunqyQueues:
         await self._engine.delete(endpoint.name, task.job.id)
         return Reply(orjson.dumps({"message": "task deleted", "task_id": task.job.id}))
 
-    @described(types.TaskDone, errors={409: "it is active, or has ended well"})
+    @described(types.TaskDone, errors={409: "it is active, has ended well, or its unique key is taken"})
     async def run_task(self, call: Call) -> Answer:
         """Puts a task that waits for its time, or has not ended well, into its queue now."""
         endpoint, task = await self._task(call)

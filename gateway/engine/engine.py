@@ -207,11 +207,10 @@ class Engine:
 
         Raises:
             NotFound: no such job in this endpoint.
-            Conflict: the job is in another state.
+            Conflict: the job is in another state, or another one with its unique key has not ended.
         """
         reply = await self._call(endpoint, "retry", job)
-        if reply == b"GONE":
-            raise NotFound(f"no job {job}")
+        _check_restart(job, reply)
         if reply != b"OK":
             raise Conflict(f"only a FAILED or TIMED_OUT job can be retried; this one is {reply[1].decode()}")
 
@@ -272,11 +271,11 @@ class Engine:
 
         Raises:
             NotFound: no such job in this endpoint.
-            Conflict: it waits in its queue already, runs or is COMPLETED.
+            Conflict: it waits in its queue already, runs or is COMPLETED, or another one with its unique key has not
+                ended.
         """
         reply = await self._call(endpoint, "run", job)
-        if reply == b"GONE":
-            raise NotFound(f"no job {job}")
+        _check_restart(job, reply)
         if reply != b"OK":
             raise Conflict(f"job {job} is {reply[1].decode()}; it cannot be run now")
 
@@ -390,6 +389,18 @@ def _submitted(endpoint: str, job: Submission, reply: Any) -> tuple[str, State]:
     raise _refused(endpoint, reply)
 
 
+def _check_restart(job: str, reply: Any) -> None:
+    """Raises what keeps a job of any state from being queued again."""
+    if reply == b"GONE":
+        raise NotFound(f"no job {job}")
+    if reply[0] == b"TAKEN":
+        raise _taken(reply)
+
+
+def _taken(reply: Any) -> Conflict:
+    return Conflict(f"job {reply[1].decode()} with this unique key has not ended")
+
+
 def _refused(endpoint: str, reply: Any) -> Error:
     """Why the store did not take a job.
 
@@ -409,7 +420,7 @@ def _refused(endpoint: str, reply: Any) -> Error:
         case b"CHANGED":
             raise Changed
         case b"TAKEN":
-            return Conflict(f"job {reply[1].decode()} with this unique key has not ended")
+            return _taken(reply)
         case b"CONFLICT":
             return Conflict(f"this Idempotency-Key was used with another body, for job {reply[1].decode()}")
         case _:

@@ -380,6 +380,13 @@ class TestPing:
         assert (await gateway.next() or ({},))[0] == {"kind": "stop", "job": gone, "worker": "w"}
         assert await gateway.stops() == [gone, 0, "GONE"]
 
+    async def test_stops_no_job_that_the_worker_has_just_given_up(self, driver: Driver, gateway: Gateway) -> None:
+        await driver.key("HSET", "settings", "retry_delay_ms", 60_000)
+        job = await begin(driver, gateway)
+        await driver.call("done", "w", "", job.id, job.attempt, "RETRY", "error", "not yet")
+        await self.ping(driver, job.id)
+        assert await gateway.stops() == []
+
     async def test_tells_of_trouble(self, driver: Driver) -> None:
         await self.ping(driver, state="unhealthy", trouble="disk: full")
         assert (await driver.call("health"))[5:] == [0, 0, 0, 1, 0]

@@ -109,6 +109,20 @@ class TestOrder:
         await arrange(driver, "normal low")
         assert not {key for key in await driver.keys() if ".old" in key or ".new" in key}
 
+    async def test_nothing_is_left_of_a_queue_that_is_gone(self, driver: Driver) -> None:
+        before = await driver.key("HGETALL", "counts")
+        await arrange(driver, ".old normal low", fair=1)
+        await driver.call("pause", 1, ".old", "low")
+        id = await driver.submit(queue=".old")
+        await driver.upkeep()
+        await driver.call("delete", id)
+        await arrange(driver, "normal low", fair=0)
+        assert not [name for name in (await driver.key("HGETALL", "counts"))[len(before) :: 2] if ".old" in name]
+        assert await driver.key("HGET", "settings", "paused") == "low"
+        await arrange(driver, ".old normal low")
+        again = await driver.submit(queue=".old")
+        assert await take(driver) == [again]
+
     async def test_a_worker_that_waits_gets_what_comes_into_any(self, driver: Driver) -> None:
         await arrange(driver, ".high normal low")
         async with await driver.join("w") as listening:
@@ -210,6 +224,12 @@ class TestRetries:
         assert await driver.call("finish", id, 1, "RETRY", "error", "failure 1") == "OK"
         assert (await fields(driver, id))["tries"] == "1"
         assert await driver.call("finish", id, 1, "COMPLETED", "", "") == ["STALE", "IN_QUEUE"]
+
+    async def test_whoever_said_so_has_not_lost_the_job(self, driver: Driver) -> None:
+        id = await driver.submit(terms=terms())
+        await self.fail(driver, id, 1)
+        assert await driver.call("renew", "w", 10_000, 1, "ready", "", id, 1) == []
+        assert await driver.call("renew", "w", 10_000, 1, "ready", "", id, 2) == [id, "2", "IN_QUEUE"]
 
     async def test_without_a_policy_the_settings_decide(self, driver: Driver) -> None:
         await driver.key("HSET", "settings", "retry_delay_ms", 5_000)
@@ -357,6 +377,16 @@ class TestTerms:
         jobs = [driver.submission(id, terms=terms(unique="k")) for id in ("a", "b")]
         assert await driver.call("submit", *jobs[0], *jobs[1]) == ["NEW", ["TAKEN", "a"]]
 
+    async def test_one_that_is_run_again_has_its_key_again(self, driver: Driver) -> None:
+        first = await driver.begin(terms=terms(unique="k"))
+        await driver.finish(first, "FAILED", "error", "no")
+        second = await driver.submit(terms=terms(unique="k"))
+        assert [await driver.call(function, first.id) for function in ("run", "retry")] == [["TAKEN", second]] * 2
+        assert await counts(driver) == {"pending": 1, "archived": 1}
+        await driver.call("delete", second)
+        assert await driver.call("run", first.id) == "OK"
+        assert await driver.call("submit", *driver.submission("c", terms=terms(unique="k"))) == [["TAKEN", first.id]]
+
 
 class TestLists:
     async def test_each_state(self, driver: Driver) -> None:
@@ -401,6 +431,20 @@ class TestLists:
         after = (await driver.call("queues"))[0][8]
         assert 100_000 < after - before < 200_000
 
+    async def test_a_job_that_expired_while_upkeep_was_away_is_in_none(self, driver: Driver) -> None:
+        await arrange(driver, ".high normal low")
+        good, bad, retried = [await driver.begin(queue=".high", terms=terms()) for _ in range(3)]
+        await driver.finish(good)
+        await driver.finish(bad, "FAILED", "error", "no")
+        await driver.finish(retried, "RETRY", "error", "no")
+        scheduled = await driver.submit(queue=".high", terms=terms(delay=DAY_MS))
+        for id in (good.id, bad.id, retried.id, scheduled):
+            await driver.key("UNLINK", f"job:{id}")
+        await driver.pass_time(2 * DAY_MS)
+        await driver.upkeep()
+        assert await counts(driver, ".high") == {}
+        assert not {key for key in await driver.keys() if ".high" in key and not key.startswith("queue:")}
+
     async def test_no_job(self, driver: Driver) -> None:
         assert await driver.call("task", "none", "") == []
         assert [await driver.call(function, "none") for function in ("delete", "run")] == ["GONE", "GONE"]
@@ -428,6 +472,20 @@ class TestDelete:
         assert [await driver.call("clear", ".high", 4) for _ in range(3)] == [4, 2, 0]
         assert await counts(driver, ".high") == {"active": 1}
         assert await ids(driver, "pending") == [plain]
+        assert await driver.finish(running) == "OK"
+
+    async def test_of_a_queue_s_jobs_behind_some_that_have_expired(self, driver: Driver) -> None:
+        queued = [await driver.submit() for _ in range(7)]
+        later = [await driver.submit(terms=terms(delay=1000)) for _ in range(7)]
+        for id in queued[:5] + later[:5]:
+            await driver.key("UNLINK", f"job:{id}")
+        assert [await driver.call("clear", "normal", 3) for _ in range(2)] == [3, 1]
+        assert not {key for key in await driver.keys() if key.startswith("job:")}
+
+    async def test_of_a_queue_spares_a_running_one_that_is_listed_as_over(self, driver: Driver) -> None:
+        running = await driver.begin()
+        await driver.key("ZADD", "archived:normal", 1, running.id)  # as one without lists leaves it, that retries a job
+        assert await driver.call("clear", "normal", 3) == 0
         assert await driver.finish(running) == "OK"
 
 

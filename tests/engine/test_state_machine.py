@@ -24,6 +24,8 @@ from .fair_order import FairOrder
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 WORKERS = ("w1", "w2", "w3")
+NAMES = (".high", "normal", "low")
+STREAMS = (".high:again", ".high", *QUEUES)
 WEIGHTS = {"": 1, "a": 1, "b c": 3, "d:{e}": 1000}
 
 # The model counts only the time that the test lets pass, in steps of ten seconds; all deadlines lie five seconds beside
@@ -33,6 +35,8 @@ TIMEOUT_MS = 35_000
 TTL_MS = 155_000
 RETENTION_MS = 65_000
 DELAY_MS = 15_000
+PENDING_MS = 45_000
+ARCHIVED_MS = 95_000
 
 LISTS = ("scheduled", "retry", "archived", "completed")
 PASSING = {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
@@ -44,7 +48,7 @@ PASSING = {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
 # empty table would become an object.
 LOOK = """
 local base, jobs, queues, leases, lifetimes, turns, lines = KEYS[1], {}, {}, {'-'}, {}, {}, {['-'] = '-'}
-for i = 1, 4 do
+for i = 1, 6 do
   local stream, queue = base .. ':queue:' .. ARGV[i], {'-'}
   for _, item in ipairs(redis.call('XRANGE', stream, '-', '+')) do queue[#queue + 1] = item[2][2] end
   queues[ARGV[i]] = queue
@@ -52,7 +56,7 @@ for i = 1, 4 do
     leases[#leases + 1] = {redis.call('XRANGE', stream, item[1], item[1])[1][2][2], item[2]}
   end
 end
-for i = 5, #ARGV do
+for i = 7, #ARGV do
   local chunks = {'-'}
   for _, item in ipairs(redis.call('XRANGE', base .. ':chunks:' .. ARGV[i], '-', '+')) do
     chunks[#chunks + 1] = {string.match(item[1], '%d+'), item[2][2]}
@@ -60,7 +64,7 @@ for i = 5, #ARGV do
   local fields = redis.call('HMGET', base .. ':job:' .. ARGV[i], 'state', 'attempt', 'tries', 'output', 'error')
   jobs[ARGV[i]] = {fields, chunks}
 end
-for _, queue in ipairs({'normal', 'low'}) do
+for _, queue in ipairs({'.high', 'normal', 'low'}) do
   turns[queue] = {'-'}
   for _, turn in ipairs(redis.call('ZRANGE', base .. ':turns:' .. queue, 0, -1)) do
     turns[queue][#turns[queue] + 1] = string.match(turn, ' (.*)$')
@@ -76,9 +80,19 @@ return cjson.encode({jobs, queues, leases, lifetimes, turns, lines})
 
 
 @dataclass
+class Policy:
+    tries: int
+    pending: int
+    keeps: bool
+
+    def __str__(self) -> str:
+        return f"{self.tries} {DELAY_MS} {self.pending} {ARCHIVED_MS} {int(self.keeps)}"
+
+
+@dataclass
 class Job:
     id: str
-    low: bool
+    queue: str
     share: str
     forgotten_at: int
     state: str = "IN_QUEUE"
@@ -96,6 +110,10 @@ class Job:
     mark: int = 0
     hooked: bool = False
     ends: int = 0
+    policy: Policy | None = None
+    unique: bool = False
+    gave_up: int = 0
+    waits_until: int | None = None
 
 
 class Machine(RuleBasedStateMachine):
@@ -108,8 +126,10 @@ class Machine(RuleBasedStateMachine):
         self.now = 0
         self.jobs: dict[str, Job] = {}
         self.gone: set[str] = set()
-        self.queues: dict[str, list[str]] = {queue: [] for queue in QUEUES}
-        self.orders = {"normal": FairOrder(), "low": FairOrder()}
+        self.queues: dict[str, list[str]] = {queue: [] for queue in STREAMS}
+        self.orders = {queue: FairOrder() for queue in NAMES}
+        self.paused: set[str] = set()
+        self.unique: str | None = None
         self.fair = False
         self.versions = itertools.count(1)
         self.counts = dict.fromkeys(("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "retried"), 0)
@@ -138,8 +158,9 @@ class Machine(RuleBasedStateMachine):
         return self.pick(data, "running") if running else self.pick(data)
 
     def enqueue(self, job: Job, front: bool) -> None:
-        queue = "low" if job.low else "normal"
+        queue = job.queue
         job.state, job.place, job.worker = "IN_QUEUE", "queued", None
+        job.waits_until = self.now + job.policy.pending if job.policy and job.policy.pending else None
         if front:
             self.queues[f"{queue}:again"].append(job.id)
         elif self.fair:
@@ -149,7 +170,9 @@ class Machine(RuleBasedStateMachine):
 
     def next(self) -> set[str]:
         """Which jobs may be begun next. What was queued before the endpoint was made fair, or unfair, is first."""
-        for queue in QUEUES:
+        for queue in STREAMS:
+            if queue.removesuffix(":again") in self.paused:
+                continue
             stream, order = self.queues[queue], self.orders.get(queue)
             in_turn = order.next() if order else set()
             in_stream = set(stream[:1])
@@ -166,8 +189,9 @@ class Machine(RuleBasedStateMachine):
 
     def end(self, job: Job, state: str, result: str | None) -> None:
         self.detach(job)
-        job.state, job.place, job.result = state, "none", result
-        job.forgotten_at = self.now + RETENTION_MS
+        is_kept = state != "COMPLETED" or job.policy is None or job.policy.keeps
+        job.state, job.place, job.result = state, "none", result if is_kept else None
+        job.forgotten_at = self.now + (ARCHIVED_MS if job.policy and state != "COMPLETED" else RETENTION_MS)
         self.counts[state] += 1
         self.announce(job)
 
@@ -177,15 +201,34 @@ class Machine(RuleBasedStateMachine):
             self.deliveries.add(f"msg_{job.id}_{job.ends}")
 
     def lose(self, job: Job, reason: str) -> None:
-        if job.tries >= self.attempts:
-            self.end(job, "FAILED", f"{reason} (attempt {job.tries} of {self.attempts})")
+        limit = self.limit(job)
+        text = f"{reason} (attempt {job.tries} of {limit})" if job.tries >= limit else reason
+        self.try_again(job, "FAILED", text, 0 if job.policy else self.delay)
+
+    def limit(self, job: Job) -> int:
+        return job.policy.tries if job.policy else self.attempts
+
+    def back_off(self, job: Job) -> int:
+        return int(job.tries**4 * DELAY_MS) if job.policy else self.delay
+
+    def try_again(self, job: Job, state: str, reason: str, pause: int) -> None:
+        if job.tries >= self.limit(job):
+            self.end(job, state, reason)
             return
         self.detach(job)
         self.counts["retried"] += 1
-        if self.delay:
-            job.state, job.place, job.worker, job.ready_at = "IN_QUEUE", "delayed", None, self.now + self.delay
+        if pause:
+            self.put_off(job, pause)
         else:
             self.enqueue(job, front=True)
+
+    def put_off(self, job: Job, pause: int) -> None:
+        job.state, job.place, job.worker, job.ready_at = "IN_QUEUE", "delayed", None, self.now + pause
+
+    def holder(self) -> str | None:
+        """The job that has the unique key and has not ended."""
+        job = self.jobs.get(self.unique or "")
+        return job.id if job and job.state not in FINAL else None
 
     def start(self, job: Job, worker: str) -> None:
         job.state, job.place, job.worker = "IN_PROGRESS", "running", worker
@@ -204,11 +247,12 @@ class Machine(RuleBasedStateMachine):
     @initialize(attempts=st.integers(1, 3), delay=st.sampled_from([0, DELAY_MS]), fair=st.booleans())
     def make_endpoint(self, attempts: int, delay: int, fair: bool) -> None:
         self.attempts, self.delay = attempts, delay
-        options: dict[str | int, int] = {
+        options: dict[str | int, str | int] = {
             "attempts": attempts,
             "retry_delay_ms": delay,
             "timeout_ms": TIMEOUT_MS,
             "lease_ms": LEASE_MS,
+            "queues": " ".join(NAMES),
         }
         assert self.call("configure", "", *(part for pair in options.items() for part in pair)) == "OK"
         if fair:
@@ -224,39 +268,64 @@ class Machine(RuleBasedStateMachine):
         if any(job.attempt for job in self.jobs.values()):
             weights |= {self.emit: 6, self.progress: 2, self.finish: 3, self.give_attempt_up: 3, self.renew: 2}
         if self.are("running"):
-            weights |= {self.let_lease_end: 2, self.leave: 1, self.join: 1, self.come_back: 1, self.refuse: 1}
+            weights |= {
+                self.give_up_for_now: 3,
+                self.let_lease_end: 2,
+                self.leave: 1,
+                self.join: 1,
+                self.come_back: 1,
+                self.refuse: 1,
+            }
         if self.are("running", "delayed", "none"):
             weights |= {self.let_time_pass: 2, self.meet_a_leftover: 1}
         if self.are("none"):
             weights |= {self.retry: 3}
         if self.jobs:
-            weights |= {self.cancel: 2, self.poll: 3}
+            weights |= {self.cancel: 2, self.poll: 3, self.run: 3, self.delete: 1, self.pause: 1}
         if self.are("queued", "delayed") and len(self.jobs) > 4:
-            weights |= {self.purge: 1, self.switch_fairness: 1}
+            weights |= {self.purge: 1, self.clear: 1, self.switch_fairness: 1}
         calls = [call for call, weight in weights.items() for _ in range(weight)]
         call = calls[data.draw(st.integers(0, len(calls) - 1), label="of the possible calls")]
         note(call.__name__)
         call(data)
 
     def submit(self, data: st.DataObject) -> None:
-        low, count = data.draw(st.booleans(), label="low"), data.draw(st.integers(1, 4), label="count")
+        queue, count = data.draw(st.sampled_from(NAMES), label="queue"), data.draw(st.integers(1, 4), label="count")
         share = data.draw(st.sampled_from(sorted(WEIGHTS)), label="share")
         hooked = data.draw(st.booleans(), label="hooked")
+        policy = data.draw(st.none() | st.builds(
+            Policy, st.integers(1, 3), st.sampled_from([0, PENDING_MS]), st.booleans()), label="policy")  # fmt: skip
+        delay = data.draw(st.sampled_from([0, 0, DELAY_MS]), label="delay")
+        unique = data.draw(st.sampled_from([False, False, True]), label="unique")
         arguments: list[str | int] = []
+        expected: list[Any] = []
+        terms = f"- {delay} {'k' if unique else '-'} {policy or ''}".rstrip()
         for _ in range(count):
-            job = Job(f"j{next(self.ids)}", low, share if self.fair else "", self.now + TTL_MS, hooked=hooked)
-            self.jobs[job.id] = job
-            self.enqueue(job, front=False)
-            arguments += [job.id, "{}", "low" if low else "normal", 0, TTL_MS, RETENTION_MS, "", "", "", ""]
-            arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", "", ""]
-        assert self.call("submit", *arguments) == ["NEW"] * count
+            id = f"j{next(self.ids)}"
+            arguments += [id, "{}", queue, 0, TTL_MS, RETENTION_MS, "", "", "", ""]
+            arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", terms, ""]
+            if unique and self.holder():
+                expected.append(["TAKEN", self.holder()])
+                continue
+            expected.append("NEW")
+            of = share if self.fair or delay else ""
+            job = Job(id, queue, of, self.now + TTL_MS, hooked=hooked, policy=policy, unique=unique)
+            self.jobs[id] = job
+            if unique:
+                self.unique = id
+            if delay:
+                self.put_off(job, delay)
+            else:
+                self.enqueue(job, front=False)
+        assert self.call("submit", *arguments) == expected
 
     def switch_fairness(self, data: st.DataObject) -> None:
         self.switch()
 
     def switch(self) -> None:
         self.fair = not self.fair
-        assert self.call("configure", next(self.versions), "fair", int(self.fair)) == "OK"
+        queues = " ".join(NAMES)
+        assert self.call("configure", next(self.versions), "fair", int(self.fair), "queues", queues) == "OK"
 
     def join(self, data: st.DataObject) -> None:
         """A worker comes back and has only some of its jobs; the others never reached it."""
@@ -306,13 +375,16 @@ class Machine(RuleBasedStateMachine):
         self.take_up_to(worker, 1, "park", "gw", f"{next(self.ids)}", 10**9, 0, "1", "ready", "")
 
     def take_up_to(self, worker: str, capacity: int, function: str = "take", *more: str | int) -> None:
-        waiting = [job for job in self.jobs.values() if job.place == "queued"]
-        foretold = self.by_position(waiting)
+        all = [job for job in self.jobs.values() if job.place == "queued"]
+        waiting = [job for job in all if job.queue not in self.paused]
+        foretold = self.by_position(all)
 
         taken = self.call(function, worker, capacity, *more)
 
         assert len(taken) == min(capacity, len(waiting))
-        assert foretold is None or [job[0] for job in taken] == foretold[: len(taken)]
+        if foretold is not None:
+            served = [id for id in foretold if self.jobs[id].queue not in self.paused]
+            assert [job[0] for job in taken] == served[: len(taken)]
         for id, attempt, *_ in taken:
             assert id in self.next()
             self.leave_queue(self.jobs[id])
@@ -322,7 +394,7 @@ class Machine(RuleBasedStateMachine):
     def by_position(self, waiting: list[Job]) -> list[str] | None:
         """The jobs as their status says they will be served; None when entries wait in streams, where leftovers and
         cancelled jobs count."""
-        entries = sum(self.raw("XLEN", f"queue:{queue}") for queue in QUEUES)
+        entries = sum(self.raw("XLEN", f"queue:{queue}") for queue in STREAMS)
         if any(self.queues.values()) or entries > len(self.leases()):
             return None
         places = {self.call("status", job.id, "")[10]: job.id for job in waiting}
@@ -334,7 +406,7 @@ class Machine(RuleBasedStateMachine):
             if job.id in queue:
                 queue.remove(job.id)
                 return
-        self.orders["low" if job.low else "normal"].serve(job.id)
+        self.orders[job.queue].serve(job.id)
 
     def emit(self, data: st.DataObject) -> None:
         back = data.draw(st.sampled_from([0, 0, 0, 1, 2]), label="back")
@@ -382,6 +454,24 @@ class Machine(RuleBasedStateMachine):
         else:
             assert reply == ("OK" if attempt and attempt == job.committed else ["STALE", job.state])
 
+    def give_up_for_now(self, data: st.DataObject) -> None:
+        """The attempt failed, and its worker says that the next may not."""
+        back = data.draw(st.sampled_from([0, 0, 1]), label="back")
+        repeat = data.draw(st.booleans(), label="repeat")
+        job = self.pick_mostly_running(data)
+        attempt = job.attempt - back
+        for _ in range(1 + repeat):
+            reply = self.call("finish", job.id, attempt, "RETRY", "error", "not yet")
+            if job.place == "running" and not back:
+                assert reply == "OK"
+                job.gave_up = attempt
+                if job.tries >= self.limit(job):
+                    job.committed = attempt
+                self.try_again(job, "FAILED", "not yet", self.back_off(job))
+            else:
+                known = attempt > 0 and attempt in (job.committed, job.gave_up if not back else -1)
+                assert reply == ("OK" if known else ["STALE", job.state])
+
     def give_attempt_up(self, data: st.DataObject) -> None:
         back = data.draw(st.sampled_from([0, 0, 1]), label="back")
         job = self.pick_mostly_running(data)
@@ -400,15 +490,56 @@ class Machine(RuleBasedStateMachine):
 
     def retry(self, data: st.DataObject) -> None:
         job = self.pick(data, "none")
-        reply = self.call("retry", job.id)
-        if job.state not in ("FAILED", "TIMED_OUT"):
+        self.again(job, self.call("retry", job.id))
+
+    def again(self, job: Job, reply: Any) -> None:
+        if job.state not in ("FAILED", "TIMED_OUT") and not (job.state == "CANCELLED" and job.policy):
             assert reply == ["STATE", job.state]
             return
+        if job.unique and self.holder():
+            assert reply == ["TAKEN", self.holder()]
+            return
         assert reply == "OK"
+        if job.unique:
+            self.unique = job.id
         job.tries, job.result, job.chunks, job.mark = 0, None, [], job.position
         job.forgotten_at = self.now + TTL_MS
         self.enqueue(job, front=False)
         self.counts["retried"] += 1
+
+    def run(self, data: st.DataObject) -> None:
+        job = self.pick(data)
+        reply = self.call("run", job.id)
+        if job.place != "delayed":
+            self.again(job, reply)
+            return
+        assert reply == "OK"
+        self.enqueue(job, front=job.tries > 0)
+
+    def delete(self, data: st.DataObject) -> None:
+        job = self.pick(data)
+        assert self.call("delete", job.id) == ("ACTIVE" if job.place == "running" else "OK")
+        if job.place != "running":
+            self.discard(job)
+
+    def clear(self, data: st.DataObject) -> None:
+        queue = data.draw(st.sampled_from(NAMES), label="queue")
+        jobs = [job for job in self.jobs.values() if job.queue == queue and job.place != "running"]
+        assert self.call("clear", queue, 1000) == len(jobs)
+        for job in jobs:
+            self.discard(job)
+
+    def discard(self, job: Job) -> None:
+        if job.state not in FINAL:
+            self.end(job, "CANCELLED", None)
+        self.forget(job)
+
+    def pause(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sets(st.sampled_from(NAMES)), label="queues")
+        off = data.draw(st.sampled_from([0, 0, 1]), label="paused")
+        changed = chosen - self.paused if off else chosen & self.paused
+        assert set(self.call("pause", off, *chosen)) == changed
+        self.paused ^= changed
 
     def poll(self, data: st.DataObject) -> None:
         job = self.pick(data)
@@ -430,10 +561,13 @@ class Machine(RuleBasedStateMachine):
 
     def make_ready(self, ready: list[Job]) -> None:
         """Queues delayed jobs by the time for which they waited; the model does not tell moments of one step apart."""
-        queued = [fields[1] for queue in QUEUES for _, fields in self.raw("XRANGE", f"queue:{queue}", "-", "+")]
+        queued = [fields[1] for queue in STREAMS for _, fields in self.raw("XRANGE", f"queue:{queue}", "-", "+")]
         places = {id: place for place, id in enumerate(queued)}
+        for job in ready:
+            if place := self.raw("HGET", f"job:{job.id}", "place"):
+                places[job.id] = int(place)
         for job in sorted(ready, key=lambda job: (job.ready_at, places.get(job.id, 0))):
-            self.enqueue(job, front=True)
+            self.enqueue(job, front=job.tries > 0)
 
     def pass_time(self, ms: int, silent: list[Job]) -> None:
         self.now += ms
@@ -443,7 +577,12 @@ class Machine(RuleBasedStateMachine):
         for job in jobs:
             if job.place == "running" and job.ends_at <= self.now:
                 text = f"the job ran longer than its executionTimeout of {TIMEOUT_MS} ms"
-                self.end(job, "TIMED_OUT", text)
+                if job.policy:
+                    self.try_again(job, "TIMED_OUT", text, self.back_off(job))
+                else:
+                    self.end(job, "TIMED_OUT", text)
+            elif job.place == "queued" and job.waits_until is not None and job.waits_until <= self.now:
+                self.end(job, "FAILED", f"the job waited longer than its pending_timeout of {PENDING_MS} ms")
         self.make_ready([job for job in jobs if job.place == "delayed" and job.ready_at <= self.now])
         for job in jobs:
             if job.forgotten_at <= self.now:
@@ -462,7 +601,7 @@ class Machine(RuleBasedStateMachine):
         expected: list[str] = []
         for job in asked:
             if job.place != "running":
-                expected += [] if job.committed == job.attempt else [job.id, str(job.attempt), job.state]
+                expected += [] if job.attempt in (job.committed, job.gave_up) else [job.id, str(job.attempt), job.state]
             elif job.worker != worker:
                 expected += [job.id, str(job.attempt), "LOST"]
         assert lapsed == expected
@@ -484,17 +623,20 @@ class Machine(RuleBasedStateMachine):
 
     def meet_a_leftover(self, data: st.DataObject) -> None:
         """The same job in the queue a second time; the worker that gets the entry drops it."""
+        if "normal" in self.paused:
+            return
         job = self.pick(data, "running", "none", "delayed")
         number = self.raw("HINCRBY", "counts", "entries:normal:again", 1)
         self.raw("XADD", "queue:normal:again", f"{number}-0", "job", job.id)
-        self.take_up_to("w1", len(self.queues["normal:again"]) + 1)
+        before = len(self.queues[".high:again"]) + len(self.queues[".high"]) + len(self.orders[".high"])
+        self.take_up_to("w1", before + len(self.queues["normal:again"]) + 1)
 
     # What must hold at any time
 
     def leases(self) -> list[tuple[str, str, str]]:
         return [
             (queue, item[0], item[1])
-            for queue in QUEUES
+            for queue in STREAMS
             for item in self.raw("XPENDING", f"queue:{queue}", GROUP, "-", "+", 1000)
         ]
 
@@ -504,7 +646,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_store_is_as_the_model_says(self) -> None:
         jobs, queues, leases, lifetimes, turns, lines = json.loads(
-            cast(bytes, self.client.eval(LOOK, 1, self.base, *QUEUES, *self.jobs))
+            cast(bytes, self.client.eval(LOOK, 1, self.base, *STREAMS, *self.jobs))
         )
         self.check_jobs(jobs)
         self.check_queues({queue: ids[1:] for queue, ids in queues.items()})
@@ -522,13 +664,14 @@ class Machine(RuleBasedStateMachine):
         """The numbers of jobs in Runqy's states, which are counted in the lists and not in the jobs."""
         states = ("pending", "active", *LISTS)
         found = {row[0]: dict(zip(states, row[1:7], strict=True)) for row in self.call("queues")}
-        expected = {queue: dict.fromkeys(states, 0) for queue in ("normal", "low")}
+        expected = {queue: dict.fromkeys(states, 0) for queue in NAMES}
         for job in self.jobs.values():
-            counts = expected["low" if job.low else "normal"]
+            counts = expected[job.queue]
             if job.place == "none":
                 counts["completed" if job.state == "COMPLETED" else "archived"] += 1
             else:
-                counts[{"queued": "pending", "running": "active", "delayed": "retry"}[job.place]] += 1
+                delayed = "retry" if job.tries else "scheduled"
+                counts[{"queued": "pending", "running": "active", "delayed": delayed}[job.place]] += 1
         assert found == expected
 
     def check_jobs(self, found: dict[str, Any]) -> None:
@@ -538,7 +681,7 @@ class Machine(RuleBasedStateMachine):
             assert (state, int(attempt or 0), int(tries or 0), output or error) == (
                 job.state, job.attempt, job.tries, job.result,
             )  # fmt: skip
-            assert job.tries <= self.attempts
+            assert job.tries <= self.limit(job)
             assert [(int(position), chunk) for position, chunk in chunks[1:]] == job.chunks
 
     def check_queues(self, found: dict[str, list[str]]) -> None:
@@ -580,8 +723,8 @@ class Machine(RuleBasedStateMachine):
         assert health[2] + health[3] == sum(job.state not in FINAL for job in self.jobs.values())
 
     def lasting(self) -> set[str]:
-        queues = {f"queue:{queue}" for queue in QUEUES}
-        lists = {f"{name}:{queue}" for name in LISTS for queue in ("normal", "low")}
+        queues = {f"queue:{queue}" for queue in STREAMS}
+        lists = {f"{name}:{queue}" for name in LISTS for queue in NAMES}
         return queues | lists | {"settings", "counts", "clock", *PASSING}
 
     def keys(self) -> set[str]:
@@ -597,11 +740,11 @@ class Machine(RuleBasedStateMachine):
         for job in self.jobs.values():
             self.call("cancel", job.id)
         self.call("purge", 1000)
-        assert [self.raw("XLEN", f"queue:{queue}") for queue in QUEUES] == [0] * 4
+        assert [self.raw("XLEN", f"queue:{queue}") for queue in STREAMS] == [0] * 6
         self.raw("INCRBY", "clock", TTL_MS)
         self.call("upkeep", 1000, 0)
-        told = ("webhook", "event:", "deliveries", "departed")
-        queues = {f"queue:{queue}" for queue in QUEUES}
+        told = ("webhook", "event:", "deliveries", "departed", "unique:")
+        queues = {f"queue:{queue}" for queue in STREAMS}
         assert {key for key in self.keys() if not key.startswith(told)} == queues | {"settings", "counts", "clock"}
         self.client.unlink(*(f"{self.base}:{key}" for key in self.keys()))
 

@@ -152,6 +152,23 @@ local function is_among(name, names)
   return names and string.find(' ' .. names .. ' ', ' ' .. name .. ' ', 1, true)
 end
 
+-- Has jobs of these queues begin no more, or again. Returns those of them that were not so before.
+local function set_paused(base, queues, is_paused)
+  local key, changed, left = base .. ':settings', {}, {}
+  local paused = redis.call('HGET', key, 'paused') or ''
+  for _, queue in ipairs(queues) do
+    if (is_among(queue, paused) ~= nil) ~= is_paused then changed[#changed + 1] = queue end
+  end
+  if #changed == 0 then return changed end
+  local named = table.concat(changed, ' ')
+  for queue in string.gmatch(paused, '%S+') do
+    if not is_among(queue, named) then left[#left + 1] = queue end
+  end
+  if is_paused then left[#left + 1] = named end
+  redis.call('HSET', key, 'paused', table.concat(left, ' '))
+  return changed
+end
+
 local function group_of(base, queue)
   return pairs_of(redis.call('XINFO', 'GROUPS', queue_key(base, queue))[1])
 end
@@ -215,6 +232,8 @@ local function policy_of(job)
 end
 
 local function back_of(queue) return (string.gsub(queue, ':again$', '')) end
+
+local LISTS = {'scheduled', 'retry', 'archived', 'completed'}
 
 -- Where a job is listed that no queue holds.
 local function list_key(base, list, queue) return base .. ':' .. list .. ':' .. back_of(queue) end

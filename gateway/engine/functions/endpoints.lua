@@ -1,7 +1,5 @@
 -- Making and removing endpoints.
 
-local LISTS = {'scheduled', 'retry', 'archived', 'completed'}
-
 -- Whether a job of the queue is known, so that it may be queued there again.
 local function is_used(base, queue)
   if redis.call('XLEN', queue_key(base, queue)) + redis.call('XLEN', queue_key(base, front_of(queue))) > 0 then return true end
@@ -10,6 +8,14 @@ local function is_used(base, queue)
     if redis.call('EXISTS', list_key(base, list, queue)) > 0 then return true end
   end
   return false
+end
+
+local function drop_queue(base, queue)
+  for _, stream in ipairs({queue, front_of(queue)}) do
+    redis.call('UNLINK', queue_key(base, stream))
+    redis.call('HDEL', base .. ':counts', 'entries:' .. stream, 'entries:line:' .. stream, 'cursor:' .. stream)
+  end
+  set_paused(base, {queue}, false)
 end
 
 -- Makes the queues that are new; those that are no longer named are served last, for as long as they are used. Returns
@@ -25,7 +31,7 @@ local function arrange(base, before, names)
       if is_used(base, queue) then
         names = names .. ' ' .. queue
       else
-        redis.call('UNLINK', queue_key(base, queue), queue_key(base, front_of(queue)))
+        drop_queue(base, queue)
       end
     end
   end

@@ -92,13 +92,18 @@ local function cancel(keys, args)
   return status(keys, {id, ''})
 end
 
--- retry: job id. Returns 'OK', 'GONE', or {'STATE', state} when the job is in a state that cannot be retried.
+-- retry: job id. Returns 'OK', 'GONE', {'STATE', state} when the job is in a state that cannot be retried, or {'TAKEN', id}
+-- when another one with its unique key has not ended.
 local function retry(keys, args)
   local base, id, at = keys[1], args[1], now()
   local key = job_key(base, id)
-  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks', 'policy')
+  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks', 'policy',
+    'unique')
   if not job.state then return redis.status_reply('GONE') end
   if not RETRYABLE[job.state] and not (job.state == 'CANCELLED' and job.policy) then return {'STATE', job.state} end
+  local other = job.unique and unique_job(base, job.unique)
+  if other then return {'TAKEN', other} end
+  if job.unique then keep_unique(base, job.unique, id, job.ttl) end
   redis.call('ZREM', list_key(base, list_of(job), job.queue), id)
   redis.call('HSET', key, 'state', 'IN_QUEUE', 'tries', 0, 'created', at, 'mark', job.chunks or 0)
   redis.call('HDEL', key, 'output', 'error', 'started', 'finished', 'worker', 'ready', 'last_error', 'failed')
@@ -125,39 +130,45 @@ local function touch(keys, args)
   return 1
 end
 
--- purge: most jobs to remove in this call. Removes waiting jobs, none in progress; each becomes CANCELLED.
--- Returns the number removed; fewer than asked for means that none are left, -1 that there is no such endpoint.
-local function purge(keys, args)
-  local base, most, at, removed = keys[1], tonumber(args[1]), now(), 0
-  if redis.call('EXISTS', base .. ':settings') == 0 then return -1 end
-  local function remove(id)
-    local job = id and load_held(base, id)
-    if not job or job.state ~= 'IN_QUEUE' then return false end
-    finalize(base, id, job, 'CANCELLED', nil, nil, at)
-    removed = removed + 1
-    return true
-  end
-  local queues = queues_of(base)
+-- Takes up to `most` jobs that wait out of these queues, with a function that says whether there was one of that id.
+-- Returns how many.
+local function drain(base, queues, most, remove)
+  local removed = 0
   for _, queue in ipairs(queues) do
     local after = '(' .. group_of(base, queue)['last-delivered-id']
     while removed < most do
       local items = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)
       if #items == 0 then break end
       for _, item in ipairs(items) do
-        if not remove(item[2][2]) then drop_entry(base, queue, item[1]) end
+        if remove(item[2][2]) then removed = removed + 1 else drop_entry(base, queue, item[1]) end
       end
     end
   end
-  for _, queue in ipairs(fair.lines(base) and fair.queues(queues) or {}) do
+  for _, queue in ipairs(fair.queues(queues)) do
     while removed < most do
       local id, share = fair.first(base, queue)
       if not id then break end
-      if not remove(id) then fair.leave(base, queue, share, id) end
+      if remove(id) then removed = removed + 1 else fair.leave(base, queue, share, id) end
     end
   end
+  return removed
+end
+
+-- purge: most jobs to remove in this call. Removes waiting jobs, none in progress; each becomes CANCELLED.
+-- Returns the number removed; fewer than asked for means that none are left, -1 that there is no such endpoint.
+local function purge(keys, args)
+  local base, most, at = keys[1], tonumber(args[1]), now()
+  if redis.call('EXISTS', base .. ':settings') == 0 then return -1 end
+  local function remove(id)
+    local job = load_held(base, id)
+    if job.state ~= 'IN_QUEUE' then return false end
+    finalize(base, id, job, 'CANCELLED', nil, nil, at)
+    return true
+  end
+  local removed = drain(base, queues_of(base), most, remove)
   if removed < most then
     for _, id in ipairs(redis.call('ZRANGE', base .. ':delayed', 0, most - removed - 1)) do
-      if not remove(id) then redis.call('ZREM', base .. ':delayed', id) end
+      if remove(id) then removed = removed + 1 else redis.call('ZREM', base .. ':delayed', id) end
     end
   end
   return removed

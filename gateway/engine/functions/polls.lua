@@ -194,10 +194,11 @@ local function ping(keys, args)
   if args[5] ~= '' then redis.call('HSET', key, 'description', args[5]) end
   for i = 6, #args do
     local id = args[i]
-    local job = load(job_key(base, id), 'state', 'attempt', 'worker', 'queue', 'entry', 'committed')
+    local job = load(job_key(base, id), 'state', 'attempt', 'worker', 'queue', 'entry', 'committed', 'gave_up')
+    local has_given_up = not job.worker and job.gave_up and job.gave_up == job.attempt
     if job.worker == worker and job.state == 'IN_PROGRESS' then
       redis.call('XCLAIM', queue_key(base, job.queue), GROUP, worker, 0, job.entry, 'JUSTID')
-    elseif job.worker ~= worker or not job.committed then  -- else it has just finished it
+    elseif not has_given_up and (job.worker ~= worker or not job.committed) then  -- else it has just ended it
       local process = redis.call('HGET', key, 'stops_at')
       keep_stop(base, worker, process, id, job.attempt or 0, job.state or 'GONE')
     end

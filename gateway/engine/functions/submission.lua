@@ -1,5 +1,14 @@
 -- How jobs come in.
 
+-- The job that is waiting or running with this key of `unique` jobs.
+local function unique_job(base, unique)
+  local id = redis.call('GET', base .. ':unique:' .. unique)
+  local state = id and redis.call('HGET', job_key(base, id), 'state')
+  return state and not FINAL[state] and id
+end
+
+local function keep_unique(base, unique, id, ttl) redis.call('SET', base .. ':unique:' .. unique, id, 'PX', ttl) end
+
 do  -- All files together may have 200 local names; those in here are of this file.
 
 -- Jobs that wait in a queue; never fewer than there are, and exact when `limit` is reached.
@@ -28,13 +37,6 @@ local function terms_of(text)
     policy = policy ~= '' and policy}
   terms.limits = policy_of(terms)
   return terms
-end
-
--- The job that is waiting or running with this key of `unique` jobs.
-local function unique_job(base, unique)
-  local id = redis.call('GET', base .. ':unique:' .. unique)
-  local state = id and redis.call('HGET', job_key(base, id), 'state')
-  return state and not FINAL[state] and id
 end
 
 -- What the submissions of one call have in common; nil when there is no such endpoint. `most`: jobs that may come.
@@ -74,6 +76,7 @@ local function plan(intake, queue, timeout, ttl, retention, share, weight, webho
     'ttl', ttl, 'retention', retention}
   if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
   if terms.policy then append(fields, 'policy', terms.policy) end
+  if terms.unique then append(fields, 'unique', terms.unique) end
   local ends = intake.at + ttl
   local slack = webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS
   return {queue = queue, stream = queue_key(intake.base, queue), jobs = job_key(intake.base, ''), ttl = ttl, share = share,
@@ -96,7 +99,7 @@ end
 local function add(intake, planned, id, input)
   local base, terms, fields, first = intake.base, planned.terms, planned.fields, 3
   local key = planned.jobs .. id
-  if terms.unique then redis.call('SET', base .. ':unique:' .. terms.unique, id, 'PX', planned.ttl) end
+  if terms.unique then keep_unique(base, terms.unique, id, planned.ttl) end
   fields[4] = input
   if terms.delay and terms.delay > 0 then
     redis.call('HSET', key, 'share', planned.share, 'weight', planned.weight)

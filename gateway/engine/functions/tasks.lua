@@ -148,18 +148,9 @@ end
 -- pause: '1', or '0' to go on, then queues. Returns those of them that were not so before; false when there is no such
 -- endpoint.
 local function pause(keys, args)
-  local base, changed, left = keys[1], {}, {}
+  local base = keys[1]
   if not exists(base) then return false end
-  local paused = redis.call('HGET', base .. ':settings', 'paused') or ''
-  for i = 2, #args do
-    if (is_among(args[i], paused) ~= nil) ~= (args[1] == '1') then changed[#changed + 1] = args[i] end
-  end
-  local named = table.concat(changed, ' ')
-  for queue in string.gmatch(paused, '%S+') do
-    if not is_among(queue, named) then left[#left + 1] = queue end
-  end
-  if args[1] == '1' then left[#left + 1] = #changed > 0 and named or nil end
-  redis.call('HSET', base .. ':settings', 'paused', table.concat(left, ' '))
+  local changed = set_paused(base, {unpack(args, 2)}, args[1] == '1')
   hand_over(base, now())
   return changed
 end
@@ -167,7 +158,7 @@ end
 -- Removes a job that does not run, whatever its state. Returns whether there was one.
 local function discard(base, id, at)
   local job = load_held(base, id)
-  if not job.state then return false end
+  if not job.state or job.state == 'IN_PROGRESS' then return false end
   if not FINAL[job.state] then finalize(base, id, job, 'CANCELLED', nil, nil, at) end
   forget(base, id, at)
   return true
@@ -194,10 +185,17 @@ end
 -- clear: queue, most jobs. Deletes jobs of the queue, but for those that run. Returns how many; fewer than asked for
 -- means that none are left.
 local function clear(keys, args)
-  local base, queue, most, at, removed = keys[1], args[1], tonumber(args[2]), now(), 0
-  for _, state in ipairs(STATES) do
-    local ids = state ~= 'active' and removed < most and find(base, {queue}, state, 0, most - removed) or {}
-    for _, id in ipairs(ids) do removed = removed + (discard(base, id, at) and 1 or 0) end
+  local base, queue, most, at = keys[1], args[1], tonumber(args[2]), now()
+  local function remove(id) return discard(base, id, at) end
+  local removed = drain(base, {front_of(queue), queue}, most, remove)
+  for _, list in ipairs(LISTS) do
+    local key = list_key(base, list, queue)
+    while removed < most and redis.call('EXISTS', key) == 1 do
+      for _, id in ipairs(redis.call('ZRANGE', key, 0, most - removed - 1)) do
+        if remove(id) then removed = removed + 1 end
+        redis.call('ZREM', key, id)
+      end
+    end
   end
   return removed
 end

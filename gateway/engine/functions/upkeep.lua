@@ -24,6 +24,13 @@ local function time_out(base, id, at)
   end
 end
 
+-- Takes a job off whichever list it is on.
+local function unlist(base, id)
+  for _, queue in ipairs(fair.queues(queues_of(base))) do
+    for _, list in ipairs(LISTS) do redis.call('ZREM', list_key(base, list, queue), id) end
+  end
+end
+
 -- Time over for a job: it is gone, whatever its state.
 local function forget(base, id, at)
   local job = load_held(base, id)
@@ -34,6 +41,8 @@ local function forget(base, id, at)
     if job.webhooks then tell_gone(base, id, job, at) end
   elseif job.state then
     redis.call('ZREM', list_key(base, list_of(job), job.queue), id)
+  else
+    unlist(base, id)  -- its hash expired while upkeep was away
   end
   redis.call('UNLINK', job_key(base, id), chunks_key(base, id))
   redis.call('ZREM', base .. ':lifetimes', id)

@@ -28,7 +28,8 @@ local function renew(keys, args)
   for i = 6, #args, 2 do
     local job, state = current(base, args[i], args[i + 1], 'worker')
     local is_lost = not job or job.worker ~= worker
-    if is_lost and redis.call('HGET', job_key(base, args[i]), 'committed') ~= args[i + 1] then
+    local said = is_lost and load(job_key(base, args[i]), 'committed', 'gave_up')
+    if is_lost and said.committed ~= args[i + 1] and said.gave_up ~= args[i + 1] then
       lapsed[#lapsed + 1] = args[i]
       lapsed[#lapsed + 1] = args[i + 1]
       lapsed[#lapsed + 1] = state or 'LOST'

@@ -1,5 +1,6 @@
 """What a worker's user at the store may do, tried with a real one."""
 
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +54,55 @@ async def test_a_worker_can_do_its_work(target: Target, worker: Worker) -> None:
     assert worker.call("finish", id, attempt, "COMPLETED", "output", "2") == b"OK"
     assert worker.call("leave", "w1") == 0
     assert (await target.status(id))["output"] == 2
+
+
+@pytest.mark.parametrize("fair", [False, True])
+async def test_a_worker_can_do_its_work_on_a_queue_of_several(
+    make_target: Make, admin: "redis.Redis", fair: bool
+) -> None:
+    """All that an endpoint can have, so that its functions meet all that they can meet."""
+    queue = {
+        "sub_queues": [{"name": "high", "priority": 9}, {"name": "default", "priority": 1}],
+        "starvation_seconds": 0.001,
+    }
+    target = await make_target(queue=queue, fair=fair, webhook="http://127.0.0.1:9/", retryDelaySeconds=60)
+    worker = await target.register("w1")
+    submit, run, pause = (
+        partial(admin.fcall, f"{LIBRARY}_{name}", 1, target.base) for name in ("submit", "run", "pause")
+    )
+
+    def add(id: str, queue: str, tries: int, keeps: int) -> None:
+        terms = f"- 0 unique-{id} {tries} 10000 500000 600000 {keeps}"
+        arguments = (id, "1", queue, 0, 600_000, 60_000, "", "", "", "", "share", 2, "", terms, "")
+        assert submit(*arguments) == [b"NEW"]
+
+    worker.ready()
+    add("a", ".high", 3, 0)
+    add("b", "normal", 1, 1)
+    a, b = worker.take(2)
+    assert (a.id, b.id) == ("a", "b")
+    assert worker.emit(a, 1, b"1") == b"OK"
+    assert worker.call("finish", "a", 1, "RETRY", "error", "not yet") == b"OK"
+    assert worker.call("finish", "a", 1, "RETRY", "error", "not yet") == b"OK"
+    assert worker.stopped(a) == []
+    assert worker.call("finish", "b", 1, "RETRY", "error", "no more") == b"OK"
+    assert run("a") == run("b") == b"OK"
+    pause(1, ".high")
+    (b,) = worker.take(2)
+    assert (b.id, b.attempt) == ("b", 2)
+    pause(0, ".high")
+    (a,) = worker.take(1)
+    assert worker.lose(b) == b"OK"
+    assert worker.call("leave", "w1") == 1
+    (a,) = worker.take(1)
+    assert (a.id, a.attempt) == ("a", 3)
+    assert worker.finish(a) == b"OK"
+    # Lines of shares are served first when the endpoint is fair no more.
+    add("c", "normal", 1, 1)
+    await target.http.patch(f"/v1/endpoints/{target.id}", json={"fair": not fair})
+    (c,) = worker.take(1)
+    assert worker.call("join", "w1") == 1
+    assert [job.id for job in worker.take(1)] == [c.id]
 
 
 @pytest.mark.parametrize("command", REFUSED)
