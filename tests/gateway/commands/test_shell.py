@@ -1,8 +1,10 @@
 """Completion and version."""
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,17 +28,19 @@ def test_scripts_that_the_shell_takes(runlane: Command, shell: str) -> None:
      ("config create --mode one", "one_shot"), ("queue list --serv", "--server")],
 )  # fmt: skip
 def test_bash_completes(runlane: Command, line: str, completed: str) -> None:
-    """As bash does it: the script sets the words, the function that it registers asks `runlane`."""
+    """As bash does it: the script sets the words, the function that it registers asks the `runlane` of the path."""
     words = ["runlane", *line.split()]
     script = "\n".join(
         [
             runlane("completion", "bash").stdout,
-            f"runlane() {{ {sys.executable} -c 'from gateway.cli import main; main(prog_name=\"runlane\")'; }}",
             f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}",
             '_runlane_completion runlane; echo "${COMPREPLY[@]}"',
         ]
     )
-    done = subprocess.run(["bash", "-c", script], text=True, check=True, capture_output=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PATH": path}, text=True, check=True, capture_output=True
+    )
     assert done.stdout.split() == [completed]
 
 
