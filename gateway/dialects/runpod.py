@@ -16,6 +16,7 @@ from ..described import JSON, Media, described
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower
 from ..engine.ids import new_id
+from ..engine.queue_config import DEFAULT, LOW, queue_of
 from ..engine.wakeups import Watch
 from ..errors import BadRequest, Forbidden, NotFound
 from ..http import Answer, Call, Reply, Served
@@ -240,7 +241,7 @@ def parse_submission(
         timeout=policy.executionTimeout or 0,
         ttl=ttl,
         retention=retention_seconds * 1000,
-        low_priority=policy.lowPriority,
+        queue=queue_of(LOW if policy.lowPriority else DEFAULT),
         webhooks=_webhooks(fields, check_url) if fields else (),
         idempotency_key=key,
         fingerprint=fingerprint,

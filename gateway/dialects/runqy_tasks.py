@@ -157,12 +157,9 @@ class RunqyTasks:
         if not job.final:
             raise RequestTimeout("timeout waiting for task result")
         task = await self._engine.task(endpoint, id)
-        # Of an output that is not stored, this message is all that there is.
-        return (
-            task
-            if job.output is None
-            else msgspec.structs.replace(task, job=msgspec.structs.replace(task.job, output=job.output))
-        )
+        # Of an output that is not stored, what came of the wait is all that there is.
+        ended = msgspec.structs.replace(task.job, output=job.output or task.job.output)
+        return msgspec.structs.replace(task, job=ended)
 
     async def _find_again(self, call: Call, queue: Queue, name: str) -> Queue:
         """The queue as it is now. What is remembered of it is good enough to take a task, since the store knows better,

@@ -46,9 +46,9 @@ class Submission(msgspec.Struct, frozen=True):
     """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
     `webhooks` are told of its end, or else the endpoint's address.
 
-    `queue`: the engine's name of one of the endpoint's; else it is one of the two that `low_priority` chooses from.
-    `delay`: ms before it is ready. `unique`: a key that no two jobs of an endpoint have that have not ended. `stamp`:
-    of the settings by which it was checked; empty when it was not.
+    `queue`: the engine's name of one of the endpoint's (see `queue_config.queue_of`). `delay`: ms before it is ready.
+    `unique`: a key that no two jobs of an endpoint have that have not ended. `stamp`: of the settings by which it was
+    checked; empty when it was not.
 
     `share` (whose job it is) and `weight` (1 to 1000) count on fair endpoints: the shares that have jobs waiting get
     them begun in proportion to their weights. A weight holds for the jobs that come with it.
@@ -60,13 +60,12 @@ class Submission(msgspec.Struct, frozen=True):
     ttl: int
     retention: int
     request: bytes = b""
-    low_priority: bool = False
     idempotency_key: str = ""
     fingerprint: str = ""
     share: str = ""
     weight: int = 1
     webhooks: tuple[str, ...] = ()
-    queue: str = ""
+    queue: str = "normal"
     policy: Policy | None = None
     delay: int = 0
     unique: str = ""
@@ -80,7 +79,7 @@ class Submission(msgspec.Struct, frozen=True):
     def arguments(self, watcher: str) -> tuple[str | bytes | int, ...]:
         """What functions/jobs.lua takes, but for the limit."""
         return (
-            self.id, self.input, self.queue or ("low" if self.low_priority else "normal"), self.timeout, self.ttl,
+            self.id, self.input, self.queue, self.timeout, self.ttl,
             self.retention, self.request, watcher, self.idempotency_key, self.fingerprint, self.share, self.weight,
             " ".join(self.webhooks), self.terms,
         )  # fmt: skip

@@ -36,7 +36,7 @@ class TestSubmit:
         assert job == (id, 1, 9000, input.decode(), '{"webhook":"x"}')
 
     async def test_low_priority(self, engine: Engine, driver: Driver) -> None:
-        low = await submit(engine, driver.endpoint, low_priority=True)
+        low = await submit(engine, driver.endpoint, queue="low")
         normal = await submit(engine, driver.endpoint)
 
         assert [job.id for job in await driver.take(capacity=2)] == [normal, low]
@@ -199,7 +199,9 @@ class TestChanges:
 
     async def test_purge_in_more_than_one_step(self, engine: Engine, driver: Driver) -> None:
         running = await driver.begin()
-        await asyncio.gather(*(submit(engine, driver.endpoint, low_priority=i % 3 == 0) for i in range(1200)))
+        await asyncio.gather(
+            *(submit(engine, driver.endpoint, queue="normal" if i % 3 else "low") for i in range(1200))
+        )
 
         assert await engine.purge(driver.endpoint) == 1200
 
