@@ -39,8 +39,8 @@ SECONDS_TO_ANSWER = 10.0
 
 
 PARTS = (
-    "common", "fair", "handing", "workers", "reading", "roster", "limits", "submission", "jobs", "polls", "webhooks",
-    "logs", "upkeep", "tasks", "endpoints", "access", "secrets", "vaults",
+    "common", "sealed", "states", "fair", "handing", "workers", "reading", "roster", "limits", "submission", "jobs",
+    "polls", "webhooks", "logs", "upkeep", "tasks", "endpoints", "access", "secrets", "vaults",
 )  # fmt: skip
 """The files of the function library, in the order in which they build on one another."""
 

@@ -15,7 +15,7 @@ from ..access.keys import Scope
 from ..described import JSON, Media, described
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower
-from ..engine.ids import new_id
+from ..engine.ids import beginning_of_id, new_id
 from ..engine.queue_config import DEFAULT, LOW, queue_of
 from ..engine.wakeups import Watch
 from ..errors import BadRequest, Forbidden, NotFound
@@ -73,7 +73,7 @@ class RunPod:
     async def run(self, call: Call) -> Answer:
         """Puts a job into the queue and answers at once."""
         body = await call.body(self._settings.run_limit, self._settings.body_seconds)
-        job = self._parse(call, body, new_id(call.endpoint), self._settings.run_retention_seconds)
+        job = self._parse(call, body, beginning_of_id(call.endpoint), self._settings.run_retention_seconds)
         id, state = await self._engine.submit(call.endpoint, job, limit=call.limit)
         return Reply(b'{"id":"%b","status":"%b"}' % (id.encode(), state.encode()))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..engine.ids import new_id
+from ..engine.ids import beginning_of_id
 from ..engine.jobs import Alike, Submission
 from ..errors import ClientError
 from ..http import Call
@@ -37,7 +37,7 @@ class Intake:
             BadRequest: it is not as the queue's schema has it, or its time is too far away.
         """
         payload = self._schema.apply(bytes(item.data))
-        return self._like(*self._own(item, 0, payload), new_id(self._queue.endpoint.name), payload)
+        return self._like(*self._own(item, 0, payload), payload)
 
     def groups(self, jobs: Sequence[msgspec.Raw], seconds: int) -> tuple[list[Alike], dict[int, ClientError]]:
         """The jobs that tasks become, in their order: of neighbours most have all but their payloads in common.
@@ -52,7 +52,6 @@ class Intake:
         groups: list[Alike] = []
         faults: dict[int, ClientError] = {}
         before: tuple[int, int, str] | None = None
-        name = self._queue.endpoint.name
         for place, job in enumerate(jobs):
             try:
                 item = parse_item(job)
@@ -62,10 +61,10 @@ class Intake:
                 faults[place] = error
                 continue
             if own != before:
-                gathered: list[tuple[str, bytes]] = []
+                gathered: list[bytes] = []
                 groups.append(Alike(self._like(*own), gathered))
                 before = own
-            gathered.append((new_id(name), payload))
+            gathered.append(payload)
         return groups, faults
 
     def _own(self, item: Item, seconds: int, payload: bytes) -> tuple[int, int, str]:
@@ -73,9 +72,9 @@ class Intake:
         timeout = self._terms.timeout_of(seconds if item.timeout is None else item.timeout)
         return timeout, item.delay_ms, self._unique(item, payload) if item.unique else ""
 
-    def _like(self, timeout: int, delay: int, unique: str, id: str = "", payload: bytes = b"") -> Submission:
+    def _like(self, timeout: int, delay: int, unique: str, payload: bytes = b"") -> Submission:
         return Submission(
-            id=id,
+            id=beginning_of_id(self._queue.endpoint.name),
             input=payload,
             timeout=timeout,
             ttl=TTL_MS + delay,

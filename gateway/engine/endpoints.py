@@ -15,7 +15,7 @@ from ..errors import BadRequest, Conflict, NotFound
 from ..store import Store
 from . import keys
 from .batching import Batcher
-from .ids import DIGITS, mark_of
+from .ids import mark_in, mark_of
 from .queue_config import QueueConfig, order_of, queue_of
 
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
@@ -166,14 +166,15 @@ class Endpoints:
             NotFound: there is none.
         """
         marks = self._marks.get(tenant, {})
-        if job[-DIGITS:] not in marks:
+        mark = mark_in(job)
+        if mark not in marks:
             ids = await cast(Any, self._store.commands.smembers(keys.endpoints_of(tenant)))
             names = [keys.name_of(tenant, id.decode()) for id in ids]
             if len(self._marks) >= MOST_TENANTS:
                 self._marks.clear()
             marks = self._marks[tenant] = {mark_of(name): name for name in names}
         try:
-            return marks[job[-DIGITS:]]
+            return marks[mark]
         except KeyError:
             raise NotFound(f"no job {job[:80]}") from None
 

@@ -11,6 +11,7 @@ from ..errors import Conflict, Error, NotFound, TooManyRequests, Unavailable
 from ..store import Store
 from . import keys
 from .batching import MOST_BYTES_IN_CALL, Batcher, refusal
+from .ids import numbered
 from .jobs import (
     FINAL,
     Alike,
@@ -121,7 +122,7 @@ class Engine:
             if isinstance(result, Changed):
                 result = Conflict("the settings of the endpoint have changed")
             if isinstance(result, Error):
-                result = [result] * len(part.jobs)
+                result = [result] * len(part.inputs)
             if isinstance(result, BaseException):
                 raise result
             found += result
@@ -132,8 +133,7 @@ class Engine:
         if replies == b"NO_ENDPOINT":
             raise NotFound(f"no endpoint {keys.id_of(endpoint)}")
         return [
-            id if reply == b"NEW" else _refused(endpoint, reply)
-            for (id, _), reply in zip(group.jobs, replies, strict=True)
+            numbered(group.like.id, reply) if isinstance(reply, int) else _refused(endpoint, reply) for reply in replies
         ]
 
     async def status(self, endpoint: str, job: str, watch: bool = False, limit: Limit = "") -> Job:
@@ -318,22 +318,21 @@ class Engine:
         return Health(completed, failed, in_progress, in_queue, retried, Workers(*reply[5:]))
 
     async def requests(self, endpoint: str, count: int, cursor: str | None, state: State | None) -> Listed:
-        """Up to `count` jobs, without input and output, the one that will be forgotten last first. With a state, looks
-        at no more than ten times as many jobs per call: a page can be short, or empty, and still have a cursor."""
-        bound, _, seen = (cursor or "+inf.0").rpartition(".")
-        most = count if state is None else count * 10
-        reply = await self._call(endpoint, "list", bound, seen, most)
+        """Up to `count` jobs, without input and output: those that have only been queued, then those to which something
+        has happened, the one that will be forgotten last first. With a state, looks at no more than ten times as many
+        jobs per call: a page can be short, or empty, and still have a cursor."""
+        start = "0.0" if state in (None, State.IN_QUEUE) else "+inf.0"
+        bound, _, seen = (cursor or start).rpartition(".")
+        rows, *after = await self._call(endpoint, "list", bound, seen, count if state is None else count * 10)
         jobs: list[Job] = []
-        for row in reply:
-            score = row[1].decode()
-            seen = str(int(seen) + 1) if score == bound else "1"
-            bound = score
-            if row[2] is None or (state is not None and row[2].decode() != state):
+        for id, *place, found, created, started, finished, worker, attempt in rows:
+            if found is None or (state is not None and found.decode() != state):
                 continue
-            jobs.append(read_job(row[0].decode(), [*row[2:]]))
+            jobs.append(read_job(id.decode(), [found, created, started, finished, worker, attempt]))
             if len(jobs) == count:
+                after = place
                 break
-        return Listed(jobs, f"{bound}.{seen}" if len(reply) == most or len(jobs) == count else None)
+        return Listed(jobs, _cursor(*after))
 
     async def workers(
         self, endpoint: str, skip: int, count: int, gone: bool = False, limit: Limit = ""
@@ -379,7 +378,14 @@ class Engine:
             raise
 
 
+def _cursor(bound: bytes | int, seen: int) -> str | None:
+    text = bound if isinstance(bound, int) else bound.decode()
+    return f"{text}.{seen}" if text else None
+
+
 def _submitted(endpoint: str, job: Submission, reply: Any) -> tuple[str, State]:
+    if isinstance(reply, int):
+        return numbered(job.id, reply), State.IN_QUEUE
     if reply == b"NEW":
         return job.id, State.IN_QUEUE
     if reply == b"NO_ENDPOINT":
@@ -431,13 +437,13 @@ def _refused(endpoint: str, reply: Any) -> Error:
 
 def _in_parts(group: Alike) -> Iterator[Alike]:
     """Parts that keep the store from its other work for a moment only."""
-    part: list[tuple[str, bytes]] = []
+    part: list[bytes] = []
     size = 0
-    for id, input in group.jobs:
+    for input in group.inputs:
         if part and (len(part) == MOST_IN_CALL or size + len(input) > MOST_BYTES_IN_CALL):
             yield Alike(group.like, part)
             part, size = [], 0
-        part.append((id, input))
+        part.append(input)
         size += len(input)
     yield Alike(group.like, part)
 

@@ -1,7 +1,9 @@
-"""The ids of jobs. Each says, in its last eight digits, which endpoint it is of: Runqy's clients ask for a job by its
-id alone, and an index of all jobs would be a second write, elsewhere, for each.
+"""The ids of jobs. Each says which endpoint it is of: Runqy's clients ask for a job by its id alone, and an index of
+all jobs would be a second write, elsewhere, for each.
 
-An id is a UUID of version 4 by its form, with 88 bits of chance in it.
+An id is a UUID of version 4 by its form: `CCCCCCCC-MMMM-4MMM-aMCC-NNNNNNNNNNNN`, where M marks the endpoint, C is
+chance, and N is the number that the store gave the job in its queue, so that a job that waits is found there; or chance
+as well, for an id that has to be known before the job is in the store.
 """
 
 import functools
@@ -9,29 +11,47 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-DIGITS = 8
+_LENGTH = 36
 
 
 @functools.lru_cache(maxsize=10_000)
 def mark_of(endpoint: str) -> str:
-    """How the ids of an endpoint's jobs end. Two endpoints have the same mark by chance, once in 2^32."""
-    return hashlib.sha256(endpoint.encode()).hexdigest()[:DIGITS]
+    """By what the ids of an endpoint's jobs are known. Two endpoints have the same mark by chance, once in 2^32."""
+    return hashlib.sha256(endpoint.encode()).hexdigest()[:8]
 
 
-def _beginnings() -> Iterator[str]:
-    """All of an id but its mark. `str(uuid.uuid4())` takes three times as long as an id, half of it for asking the
+def mark_in(job: str) -> str:
+    """The mark of the endpoint in an id, whatever stands before it; of what is no id, anything."""
+    id = job[-_LENGTH:]
+    return id[9:13] + id[15:18] + id[20:21]
+
+
+def _digits() -> Iterator[str]:
+    """Chance, 22 digits each time. `str(uuid.uuid4())` takes three times as long as an id, half of it for asking the
     kernel each time."""
-    size = 12
     while True:
-        digits = os.urandom(size * 256).hex()
-        for at in range(0, len(digits), size * 2):
-            a, b, c, d = at + 8, at + 12, at + 16, at + 20
-            yield f"{digits[at:a]}-{digits[a:b]}-4{digits[b + 1 : c]}-a{digits[c + 1 : d]}-{digits[d : d + 4]}"
+        digits = os.urandom(11 * 256).hex()
+        yield from (digits[at : at + 22] for at in range(0, len(digits), 22))
 
 
-_next = _beginnings().__next__
+_next = _digits().__next__
+
+
+def beginning_of_id(endpoint: str) -> str:
+    """How an id of a job of the endpoint with this name begins; `numbered` is the whole."""
+    return _beginning(mark_of(endpoint), _next())
+
+
+def numbered(beginning: str, number: int) -> str:
+    """The id that begins so, of the job with this number; the store's functions make the same."""
+    return f"{beginning}{number:012x}"
 
 
 def new_id(endpoint: str) -> str:
     """An id for a job of the endpoint with this name."""
-    return _next() + mark_of(endpoint)
+    digits = _next()
+    return _beginning(mark_of(endpoint), digits) + digits[10:]
+
+
+def _beginning(mark: str, digits: str) -> str:
+    return f"{digits[:8]}-{mark[:4]}-4{mark[4:7]}-a{mark[7]}{digits[8:10]}-"

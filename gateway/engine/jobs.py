@@ -46,6 +46,8 @@ class Submission(msgspec.Struct, frozen=True):
     """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
     `webhooks` are told of its end, or else the endpoint's address.
 
+    `id`: all of it, or how it begins (see ids.py): the store's function gives it a number then. A job that this process
+    is to hear of has to have all of its id.
     `queue`: the engine's name of one of the endpoint's (see `queue_config.queue_of`). `delay`: ms before it is ready.
     `unique`: a key that no two jobs of an endpoint have that have not ended. `stamp`: of the settings by which it was
     checked; empty when it was not.
@@ -93,20 +95,19 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 class Alike(NamedTuple):
-    """Jobs to be that are like one submission in all but their ids and inputs, which are given for each."""
+    """Jobs to be that are like one submission in all but their inputs, which are given for each, and the numbers that
+    end their ids."""
 
     like: Submission
-    jobs: Sequence[tuple[str, bytes]]
+    inputs: Sequence[bytes]
 
     def arguments(self) -> list[str | bytes | int]:
         """What the function `submit_alike` of functions/jobs.lua takes."""
         like = self.like
-        gathered: list[str | bytes | int] = [
-            like.queue, like.timeout, like.ttl, like.retention, like.share, like.weight, like.terms,
+        return [
+            like.queue, like.timeout, like.ttl, like.retention, like.share, like.weight, like.terms, like.id,
+            *self.inputs,
         ]  # fmt: skip
-        for job in self.jobs:
-            gathered += job
-        return gathered
 
 
 class Workers(msgspec.Struct, frozen=True):

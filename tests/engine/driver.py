@@ -111,6 +111,11 @@ class Driver:
         pairs = [part for pair in (defaults | settings).items() for part in pair]
         assert await self.call("configure", "", *pairs) == "OK"
 
+    async def change(self, **settings: int | str) -> None:
+        """Changes settings of the endpoint that `configure` made."""
+        version = await self.key("HGET", "settings", "version")
+        assert await self.call("configure", version, *(part for pair in settings.items() for part in pair)) == "OK"
+
     def submission(
         self, id: str, *, input: str = "{}", queue: str = "normal", timeout: int = 0, ttl: int = DAY_MS,
         retention: int = RETENTION_MS, request: str = "", watcher: str = "", key: str = "", fingerprint: str = "",
@@ -134,7 +139,7 @@ class Driver:
         stream = f"{self.base}:queue:{queue}"
         reply = await self.raw("XREADGROUP", "GROUP", GROUP, worker, "COUNT", count, "STREAMS", stream, ">")
         entries = reply[0][1] if reply else []
-        return [part for entry, fields in entries for part in (queue, entry, fields[1])]
+        return [part for entry, fields in entries for part in (queue, entry, id_at(entry, fields))]
 
     async def take(self, worker: str = "w", capacity: int = 1, *got: int) -> list[Taken]:
         """What a worker with room asks for; `got`: how many jobs have reached it since it joined."""
@@ -171,7 +176,7 @@ class Driver:
 
     async def queued(self, queue: str = "normal") -> list[str]:
         """The jobs of all entries in a queue, whether taken or not."""
-        return [fields[1] for _, fields in await self.key("XRANGE", f"queue:{queue}", "-", "+")]
+        return [id_at(entry, fields) for entry, fields in await self.key("XRANGE", f"queue:{queue}", "-", "+")]
 
     async def leases(self) -> list[tuple[str, str, str]]:
         """(queue, entry, worker) of all pending entries."""
@@ -200,6 +205,13 @@ class Driver:
         node = self.store.node_of(self.base)
         found = {key.decode() async for key in node.scan_iter(match=f"{self.base}:*", count=10_000)}
         return {key.removeprefix(f"{self.base}:") for key in found} - {"clock"}
+
+
+def id_at(entry: str, fields: list[str]) -> str:
+    """The id of the job that an entry is of, as functions/sealed.lua has it."""
+    if fields[0] == "job":
+        return fields[1]
+    return f"{fields[1].split()[0]}{int(entry.split('-')[0]):012x}"
 
 
 async def ends(awaitable: Awaitable[None]) -> bool:

@@ -1,7 +1,6 @@
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -297,13 +296,17 @@ async def test_a_thousand_cancels_against_takes_and_finishes(engine: Engine, dri
     assert [await driver.queued(queue) for queue in ("normal", "normal:again")] == [[], []]
 
 
-def alike(ids: Iterable[str], **fields: Any) -> Alike:
-    like: dict[str, Any] = {"id": "", "input": b"", "timeout": 0, "ttl": 60_000, "retention": 60_000, "queue": "normal"}
-    return Alike(Submission(**(like | fields)), [(id, b'{"n":1}') for id in ids])
+BEGINNING = "12345678-1234-4234-a234-"
 
 
 def many(count: int, **fields: Any) -> Alike:
-    return alike((f"many-{i}" for i in range(count)), **fields)
+    """Jobs whose ids begin with `BEGINNING`."""
+    like: dict[str, Any] = {"id": BEGINNING, "input": b"", "timeout": 0, "ttl": 60_000, "retention": 60_000}
+    return Alike(Submission(**(like | fields)), [b'{"n":1}'] * count)
+
+
+def ids(*numbers: int) -> list[str]:
+    return [f"{BEGINNING}{number:012x}" for number in numbers]
 
 
 class TestManyAtOnce:
@@ -315,44 +318,45 @@ class TestManyAtOnce:
             "timeout": 9_000, "ttl": 70_000, "retention": 80_000, "queue": "low", "policy": policy, "stamp": "-",
         }  # fmt: skip
         await driver.key("HSET", "settings", "webhook", "https://example.com/")
-        await engine.submit_many(driver.endpoint, [alike(["one-of-many"], **fields)])
-        await engine.submit(driver.endpoint, Submission(id="alone", input=b'{"n":1}', **fields))
+        await engine.submit_many(driver.endpoint, [many(1, **fields)])
+        for id in (BEGINNING, "alone"):
+            await engine.submit(driver.endpoint, Submission(id=id, input=b'{"n":1}', **fields))
         found = []
-        for id in ("one-of-many", "alone"):
+        for id in (*ids(1, 2), "alone"):
+            assert await driver.key("ZSCORE", "timeouts", id)
+            await driver.call("touch", id, 60_000)  # which opens those that were sealed
             flat = await driver.key("HGETALL", f"job:{id}")
             kept = dict(zip(flat[::2], flat[1::2], strict=True))
             assert kept.pop("entry")
             assert int(kept.pop("created"))
-            assert await driver.key("ZSCORE", "timeouts", id)
             found.append(kept)
-        assert found[0] == found[1]
+        assert found[0] == found[1] == found[2]
 
     @pytest.mark.parametrize("fair", [0, 1])
     async def test_they_are_handed_over(self, engine: Engine, driver: Driver, fair: int) -> None:
-        version = await driver.key("HGET", "settings", "version")
-        await driver.call("configure", version, "fair", fair)
+        await driver.change(fair=fair)
         async with await driver.join("w") as listening:
             await driver.call("take", "w", 2)
-            assert await engine.submit_many(driver.endpoint, [many(3)]) == ["many-0", "many-1", "many-2"]
-            assert await listening.jobs(2) == ["many-0", "many-1"]
-        assert [job.id for job in await driver.take("other")] == ["many-2"]
+            assert await engine.submit_many(driver.endpoint, [many(3)]) == ids(1, 2, 3)
+            assert await listening.jobs(2) == ids(1, 2)
+        assert [job.id for job in await driver.take("other")] == ids(3)
 
     async def test_each_has_its_own_answer(self, engine: Engine, driver: Driver) -> None:
         await driver.key("HSET", "settings", "max_queued", 3)
-        groups = [many(2, unique="one"), alike(["a", "b", "c"], delay=5_000)]
+        groups = [many(2, unique="one"), many(3, delay=5_000)]
         found = await engine.submit_many(driver.endpoint, groups)
         assert [type(each) for each in found] == [str, Conflict, str, str, TooManyRequests]
-        assert await driver.queued() == ["many-0"]
-        assert await driver.key("ZRANGE", "scheduled:normal", 0, -1) == ["a", "b"]
+        assert await driver.queued() == [found[0]]
+        assert await driver.key("ZRANGE", "scheduled:normal", 0, -1) == found[2:4]
 
     async def test_more_than_one_call_takes(self, engine: Engine, driver: Driver) -> None:
         found = await engine.submit_many(driver.endpoint, [many(MOST_IN_CALL + 5)])
-        assert found == [f"many-{i}" for i in range(MOST_IN_CALL + 5)]
+        assert found == ids(*range(1, MOST_IN_CALL + 6))
         assert await driver.queued() == found
 
     async def test_they_are_one_request(self, engine: Engine, driver: Driver) -> None:
         limit = "key:add 2 0 0 gw 1"
-        groups = [many(50), alike(["x"], timeout=9_000)]
+        groups = [many(50), many(1, timeout=9_000)]
         for _ in range(2):
             await engine.submit_many(driver.endpoint, groups, limit)
         with pytest.raises(TooManyRequests):
@@ -365,9 +369,9 @@ class TestManyAtOnce:
         assert await driver.queued() == []
 
     async def test_what_is_queued_before_something_goes_wrong_is_told(self, engine: Engine, driver: Driver) -> None:
-        found = await engine.submit_many(driver.endpoint, [many(5), alike(["a", "b"], stamp="99.1"), alike(["c"])])
+        found = await engine.submit_many(driver.endpoint, [many(5), many(2, stamp="99.1"), many(1)])
         assert [type(each) for each in found] == [str] * 5 + [Conflict] * 2 + [str]
-        assert await driver.queued() == [f"many-{i}" for i in range(5)] + ["c"]
+        assert await driver.queued() == [id for id in found if isinstance(id, str)]
 
     async def test_no_endpoint(self, engine: Engine, driver: Driver) -> None:
         with pytest.raises(NotFound):

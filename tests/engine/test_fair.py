@@ -23,11 +23,6 @@ async def driver(driver: Driver) -> Driver:
     return driver
 
 
-async def switch(driver: Driver, fair: bool) -> None:
-    version = await driver.key("HGET", "settings", "version")
-    assert await driver.call("configure", version, "fair", int(fair)) == "OK"
-
-
 async def queue(driver: Driver, share: str, count: int, weight: int = 1, **options: Any) -> list[str]:
     """Submits jobs of a share, many in one call. Returns their ids: "<share>-<number>"."""
     ids = [f"{share}-{number}" for number in range(count)]
@@ -329,9 +324,9 @@ class TestAgain:
 
 class TestSwitch:
     async def test_on_serves_what_waited_before_first(self, driver: Driver) -> None:
-        await switch(driver, False)
+        await driver.change(fair=0)
         before = await queue(driver, "flood", 5)
-        await switch(driver, True)
+        await driver.change(fair=1)
         after = await queue(driver, "other", 3)
 
         assert [await position(driver, id) for id in before + after] == list(range(8))
@@ -340,7 +335,7 @@ class TestSwitch:
     async def test_off_serves_what_waited_before_first(self, driver: Driver) -> None:
         before = await queue(driver, "a", 3) + await queue(driver, "b", 3)
         low = await queue(driver, "c", 2, queue="low")
-        await switch(driver, False)
+        await driver.change(fair=0)
         after = await queue(driver, "d", 2)
 
         assert sorted([await position(driver, id) for id in before]) == list(range(6))
@@ -352,7 +347,7 @@ class TestSwitch:
 
     async def test_off_is_over_when_the_lines_are_empty(self, driver: Driver) -> None:
         await queue(driver, "a", 2)
-        await switch(driver, False)
+        await driver.change(fair=0)
         assert await driver.key("HGET", "settings", "lines") == "first"
 
         assert len(await begin(driver, 3)) == 2
@@ -362,7 +357,7 @@ class TestSwitch:
     async def test_back_and_forth_loses_none_and_doubles_none(self, driver: Driver) -> None:
         ids: list[str] = []
         for round in range(6):
-            await switch(driver, round % 2 == 0)
+            await driver.change(fair=int(round % 2 == 0))
             ids += await queue(driver, f"a{round}", 3) + await queue(driver, f"b{round}", 2, queue="low")
             assert (await driver.call("health"))[3] == len(ids) - round
             await begin(driver, 1)
@@ -374,7 +369,7 @@ class TestSwitch:
         assert await kept(driver) == set()
 
     async def test_keeps_nothing_of_shares_when_it_is_off(self, driver: Driver) -> None:
-        await switch(driver, False)
+        await driver.change(fair=0)
         (id,) = await queue(driver, "a", 1, 7)
 
         assert [await driver.field(id, name) for name in ("share", "weight", "place")] == [None] * 3
@@ -459,7 +454,7 @@ class TestNothingIsLeftBehind:
         await queue(driver, "a", 4)
         await queue(driver, "b", 4, queue="low")
         await driver.take("w", 2)
-        await switch(driver, False)
+        await driver.change(fair=0)
         await queue(driver, "c", 2)
 
         for _ in range(50):

@@ -72,12 +72,11 @@ class TestHealth:
 class TestList:
     async def pages(self, driver: Driver, size: int) -> list[str]:
         """All ids, page by page, as a client with a cursor walks through them."""
-        bound, seen, found = "+inf", 0, []
-        while rows := await driver.call("list", bound, seen, size):
-            for id, score, *_ in rows:
-                seen = seen + 1 if score == bound else 1
-                bound = score
-                found.append(id)
+        found: list[str] = []
+        place = ["0", 0]
+        while place[0] != "":
+            rows, *place = await driver.call("list", *place, size)
+            found += [row[0] for row in rows]
         return found
 
     async def test_shows_the_job_that_is_kept_longest_first(self, driver: Driver) -> None:
@@ -85,15 +84,15 @@ class TestList:
         await driver.submit("b", ttl=30_000)
         await driver.submit("c", ttl=10_000)
 
-        rows = await driver.call("list", "+inf", 0, 10)
+        rows, *_ = await driver.call("list", "0", 0, 10)
 
-        assert [(row[0], row[2]) for row in rows] == [("b", "IN_QUEUE"), ("a", "IN_QUEUE"), ("c", "IN_QUEUE")]
+        assert [(row[0], row[3]) for row in rows] == [("b", "IN_QUEUE"), ("a", "IN_QUEUE"), ("c", "IN_QUEUE")]
 
     async def test_says_what_is_known_of_each(self, driver: Driver) -> None:
         job = await driver.begin("w")
         await driver.finish(job)
 
-        ((id, _, state, created, started, finished, worker, attempt),) = await driver.call("list", "+inf", 0, 10)
+        ((id, _, _, state, created, started, finished, worker, attempt),), *_ = await driver.call("list", "0", 0, 10)
 
         assert (id, state, worker, attempt) == (job.id, "COMPLETED", "w", "1")
         assert int(created) <= int(started) <= int(finished)

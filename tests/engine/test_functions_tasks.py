@@ -23,9 +23,7 @@ def terms(
 
 
 async def arrange(driver: Driver, queues: str, **settings: Any) -> None:
-    version = await driver.key("HGET", "settings", "version")
-    pairs = [part for pair in settings.items() for part in pair]
-    assert await driver.call("configure", version, "queues", queues, *pairs) == "OK"
+    await driver.change(queues=queues, **settings)
 
 
 async def take(driver: Driver, count: int = 1, worker: str = "w") -> list[str]:

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from gateway.engine import keys
 
 from ..stores import Running, Server
-from .driver import CLOCKED, GROUP, LEASE_MS, QUEUES, clocked_source, text
+from .driver import CLOCKED, GROUP, LEASE_MS, QUEUES, clocked_source, id_at, text
 from .fair_order import FairOrder
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
@@ -33,6 +33,7 @@ WEIGHTS = {"": 1, "a": 1, "b c": 3, "d:{e}": 1000}
 STEP_MS = 10_000
 TIMEOUT_MS = 35_000
 TTL_MS = 155_000
+SHORT_TTL_MS = 85_000
 RETENTION_MS = 65_000
 DELAY_MS = 15_000
 PENDING_MS = 45_000
@@ -47,13 +48,21 @@ PASSING = {"lifetimes", "timeouts", "delayed", "workers", "waiting"}
 # lease], {key: ms to live, -1 for ever}, {queue: shares of all turns}, {line: jobs}. Lists begin with '-', since an
 # empty table would become an object.
 LOOK = """
+local function id_at(item)
+  if item[2][1] == 'job' then return item[2][2] end
+  return string.match(item[2][2], '^%S+') .. string.format('%012x', string.match(item[1], '^%d+'))
+end
 local base, jobs, queues, leases, lifetimes, turns, lines = KEYS[1], {}, {}, {'-'}, {}, {}, {['-'] = '-'}
+local sealed = {}
 for i = 1, 6 do
   local stream, queue = base .. ':queue:' .. ARGV[i], {'-'}
-  for _, item in ipairs(redis.call('XRANGE', stream, '-', '+')) do queue[#queue + 1] = item[2][2] end
+  for _, item in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+    queue[#queue + 1] = id_at(item)
+    sealed[id_at(item)] = item[2][1] == 'sealed'
+  end
   queues[ARGV[i]] = queue
   for _, item in ipairs(redis.call('XPENDING', stream, 'workers', '-', '+', 1000)) do
-    leases[#leases + 1] = {redis.call('XRANGE', stream, item[1], item[1])[1][2][2], item[2]}
+    leases[#leases + 1] = {id_at(redis.call('XRANGE', stream, item[1], item[1])[1]), item[2]}
   end
 end
 for i = 7, #ARGV do
@@ -62,6 +71,7 @@ for i = 7, #ARGV do
     chunks[#chunks + 1] = {string.match(item[1], '%d+'), item[2][2]}
   end
   local fields = redis.call('HMGET', base .. ':job:' .. ARGV[i], 'state', 'attempt', 'tries', 'output', 'error')
+  if not fields[1] and sealed[ARGV[i]] then fields[1] = 'IN_QUEUE' end
   jobs[ARGV[i]] = {fields, chunks}
 end
 for _, queue in ipairs({'.high', 'normal', 'low'}) do
@@ -95,6 +105,7 @@ class Job:
     queue: str
     share: str
     forgotten_at: int
+    ttl: int = TTL_MS
     state: str = "IN_QUEUE"
     place: str = "queued"  # queued, running, delayed, none
     attempt: int = 0
@@ -297,19 +308,24 @@ class Machine(RuleBasedStateMachine):
             Policy, st.integers(1, 3), st.sampled_from([0, PENDING_MS]), st.booleans()), label="policy")  # fmt: skip
         delay = data.draw(st.sampled_from([0, 0, DELAY_MS]), label="delay")
         unique = data.draw(st.sampled_from([False, False, True]), label="unique")
+        ttl = data.draw(st.sampled_from([TTL_MS, TTL_MS, SHORT_TTL_MS]), label="time to live")
+        numbered = data.draw(st.booleans(), label="numbered by the store")
+        ids = [f"{next(self.ids):08x}-0000-4000-a000-" if numbered else f"j{next(self.ids)}" for _ in range(count)]
         arguments: list[str | int] = []
-        expected: list[Any] = []
         terms = f"- {delay} {'k' if unique else '-'} {policy or ''}".rstrip()
-        for _ in range(count):
-            id = f"j{next(self.ids)}"
-            arguments += [id, "{}", queue, 0, TTL_MS, RETENTION_MS, "", "", "", ""]
+        for id in ids:
+            arguments += [id, "{}", queue, 0, ttl, RETENTION_MS, "", "", "", ""]
             arguments += [share, WEIGHTS[share], "https://example.com/" if hooked else "", terms, ""]
+        for id, reply in zip(ids, self.call("submit", *arguments), strict=True):
             if unique and self.holder():
-                expected.append(["TAKEN", self.holder()])
+                assert reply == ["TAKEN", self.holder()]
                 continue
-            expected.append("NEW")
+            if numbered:
+                id = f"{id}{reply:012x}"
+            else:
+                assert reply == "NEW"
             of = share if self.fair or delay else ""
-            job = Job(id, queue, of, self.now + TTL_MS, hooked=hooked, policy=policy, unique=unique)
+            job = Job(id, queue, of, self.now + ttl, ttl, hooked=hooked, policy=policy, unique=unique)
             self.jobs[id] = job
             if unique:
                 self.unique = id
@@ -317,7 +333,6 @@ class Machine(RuleBasedStateMachine):
                 self.put_off(job, delay)
             else:
                 self.enqueue(job, front=False)
-        assert self.call("submit", *arguments) == expected
 
     def switch_fairness(self, data: st.DataObject) -> None:
         self.switch()
@@ -503,7 +518,7 @@ class Machine(RuleBasedStateMachine):
         if job.unique:
             self.unique = job.id
         job.tries, job.result, job.chunks, job.mark = 0, None, [], job.position
-        job.forgotten_at = self.now + TTL_MS
+        job.forgotten_at = self.now + job.ttl
         self.enqueue(job, front=False)
         self.counts["retried"] += 1
 
@@ -561,7 +576,7 @@ class Machine(RuleBasedStateMachine):
 
     def make_ready(self, ready: list[Job]) -> None:
         """Queues delayed jobs by the time for which they waited; the model does not tell moments of one step apart."""
-        queued = [fields[1] for queue in STREAMS for _, fields in self.raw("XRANGE", f"queue:{queue}", "-", "+")]
+        queued = [id_at(*item) for queue in STREAMS for item in self.raw("XRANGE", f"queue:{queue}", "-", "+")]
         places = {id: place for place, id in enumerate(queued)}
         for job in ready:
             if place := self.raw("HGET", f"job:{job.id}", "place"):
@@ -641,7 +656,7 @@ class Machine(RuleBasedStateMachine):
         ]
 
     def _job_at(self, queue: str, entry: str) -> str:
-        return cast(str, self.raw("XRANGE", f"queue:{queue}", entry, entry)[0][1][1])
+        return id_at(*self.raw("XRANGE", f"queue:{queue}", entry, entry)[0])
 
     @invariant()
     def the_store_is_as_the_model_says(self) -> None:

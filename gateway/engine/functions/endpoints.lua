@@ -13,7 +13,8 @@ end
 local function drop_queue(base, queue)
   for _, stream in ipairs({queue, front_of(queue)}) do
     redis.call('UNLINK', queue_key(base, stream))
-    redis.call('HDEL', base .. ':counts', 'entries:' .. stream, 'entries:line:' .. stream, 'cursor:' .. stream)
+    redis.call('HDEL', base .. ':counts', 'entries:' .. stream, 'entries:line:' .. stream, 'cursor:' .. stream, 'late:' .. stream,
+      'ends:' .. stream)
   end
   set_paused(base, {queue}, false)
 end
@@ -76,7 +77,7 @@ local function remove(keys, args)
     local pending = redis.call('XPENDING', queue_key(base, queue), GROUP, '-', '+', most)
     for _, item in ipairs(pending) do
       local found = redis.call('XRANGE', queue_key(base, queue), item[1], item[1])
-      if found[1] then cancel(keys, {found[1][2][2]}) end
+      if found[1] then cancel(keys, {id_at(found[1])}) end
       drop_entry(base, queue, item[1])
     end
     if #pending == most then return 0 end

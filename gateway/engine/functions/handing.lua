@@ -1,17 +1,30 @@
 -- How jobs come to workers: taken by those that ask, handed over to those that wait.
 
 -- Begins the attempt of a taken entry. Returns what the worker needs, or nil when the entry is a leftover.
-local function begin(base, queue, entry, id, worker, at)
-  local key = job_key(base, id)
+local function begin(base, queue, item, worker, at)
+  local entry, id = item[1], id_at(item)
+  local key, fields, expires, ends = job_key(base, id), {}, nil, nil
   local job = load(key, 'state', 'queue', 'entry', 'attempt', 'tries', 'timeout', 'input', 'request', 'chunks',
     'watchers')
+  if not job.state then
+    fields, expires, ends = unseal(queue, entry, item[2])
+    job = expires and tonumber(expires) > at and pairs_of(fields) or {}
+  end
   if job.state ~= 'IN_QUEUE' or job.entry ~= entry or job.queue ~= queue then
     drop_entry(base, queue, entry)
     return nil
   end
   local attempt = (job.attempt or 0) + 1
-  redis.call('HSET', key, 'state', 'IN_PROGRESS', 'attempt', attempt, 'tries', (job.tries or 0) + 1, 'started', at,
-    'worker', worker)
+  append(fields, 'state', 'IN_PROGRESS')
+  append(fields, 'attempt', attempt)
+  append(fields, 'tries', (job.tries or 0) + 1)
+  append(fields, 'started', at)
+  append(fields, 'worker', worker)
+  redis.call('HSET', key, unpack(fields))
+  if ends then
+    redis.call('PEXPIREAT', key, expires)
+    redis.call('ZADD', base .. ':lifetimes', ends, id)
+  end
   redis.call('ZADD', base .. ':timeouts', at + job.timeout, id)
   if attempt > 1 then
     -- Positions go on, so that a reader's position never means two chunks; what the last attempt wrote goes.
@@ -31,7 +44,7 @@ local function begin_from(base, queue, worker, at)
     local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
     if read then
       local item = read[1][2][1]
-      local job = begin(base, queue, item[1], item[2][2], worker, at)
+      local job = begin(base, queue, item, worker, at)
       if job then return job end
     end
   until not read
@@ -71,7 +84,7 @@ end
 local function first_in(base, queue, lines)
   local after = '(' .. group_of(base, queue)['last-delivered-id']
   local found = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', 1)[1]
-  if found then return found[2][2] end
+  if found then return id_at(found) end
   return lines and fair.first(base, queue) or nil
 end
 
@@ -80,7 +93,7 @@ local function starving(base, order, at)
   local since, found = at - order.starvation, nil
   for _, queue in ipairs(order.queues) do
     local id = first_in(base, queue, order.lines)
-    local job = id and load(job_key(base, id), 'ready', 'created')
+    local job = id and load_job(base, id, 'ready', 'created')
     local waits = job and tonumber(job.ready or job.created)
     if waits and waits < since then since, found = waits, queue end
   end
@@ -225,7 +238,7 @@ end
 -- The job that an entry is of; nil when the entry is gone.
 local function job_of(base, queue, entry)
   local found = redis.call('XRANGE', queue_key(base, queue), entry, entry)[1]
-  return found and found[2][2]
+  return found and id_at(found)
 end
 
 -- What was given to a worker and never arrived goes back. `pairs`: from the one at `first` on, (job id, attempt) of what

@@ -97,8 +97,7 @@ end
 local function retry(keys, args)
   local base, id, at = keys[1], args[1], now()
   local key = job_key(base, id)
-  local job = load(key, 'state', 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks', 'policy',
-    'unique')
+  local job = load_job(base, id, 'queue', 'ttl', 'chunks', 'share', 'weight', 'webhooks', 'policy', 'unique')
   if not job.state then return redis.status_reply('GONE') end
   if not RETRYABLE[job.state] and not (job.state == 'CANCELLED' and job.policy) then return {'STATE', job.state} end
   local other = job.unique and unique_job(base, job.unique)
@@ -124,8 +123,9 @@ end
 -- touch: job id, ms from now until the job is forgotten. Returns 1, or 0 when there is no such job.
 local function touch(keys, args)
   local base, id, at = keys[1], args[1], now()
-  local job = load(job_key(base, id), 'state', 'webhooks')
+  local job = load_job(base, id, 'webhooks')
   if not job.state then return 0 end
+  open(base, id, job)
   keep_until(base, id, at + args[2], true, job.webhooks and not FINAL[job.state] and TELL_SLACK_MS or nil)
   return 1
 end
@@ -140,7 +140,7 @@ local function drain(base, queues, most, remove)
       local items = redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', most - removed)
       if #items == 0 then break end
       for _, item in ipairs(items) do
-        if remove(item[2][2]) then removed = removed + 1 else drop_entry(base, queue, item[1]) end
+        if remove(id_at(item)) then removed = removed + 1 else drop_entry(base, queue, item[1]) end
       end
     end
   end

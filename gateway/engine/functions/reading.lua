@@ -88,8 +88,8 @@ end
 -- status: job id, watching gateway process or ''. Returns as `describe`. Subscribe before calling with a process:
 -- the look and the watch are one step, so nothing can happen in between.
 local function status(keys, args, fields)
-  local job = load(job_key(keys[1], args[1]), unpack(fields or SHOWN))
-  if job.state and not FINAL[job.state] then add_watcher(keys[1], args[1], job.watchers, args[2]) end
+  local job = load_job(keys[1], args[1], unpack(fields or SHOWN))
+  if job.state and not FINAL[job.state] then add_watcher(keys[1], args[1], job, args[2]) end
   return describe(keys[1], args[1], job, now())
 end
 
@@ -146,14 +146,14 @@ local function poll(keys, args)
   local described = status(keys, {id, ''}, NEEDED)
   if #described == 0 then return {} end
   local key = job_key(base, id)
-  local marks = load(key, 'mark', 'restarted', 'watchers')
+  local marks = load_job(base, id, 'mark', 'restarted', 'watchers')
   local mark, restarted = tonumber(marks.mark or 0), tonumber(marks.restarted or 0)
   local chunks, first = chunks_after(base, id, math.max(mark, restarted), FINAL[described[1]] and 1e9 or 1000,
     math.huge)
   if #chunks > 0 then
     redis.call('HSET', key, 'mark', first + #chunks - 1)
   elseif not FINAL[described[1]] then
-    add_watcher(base, id, marks.watchers, args[2])
+    add_watcher(base, id, marks, args[2])
   end
   return {described, (mark > 0 and mark <= restarted and #chunks > 0) and 1 or 0, chunks}
 end
@@ -178,19 +178,49 @@ local function health(keys)
     tonumber(counts.retried or 0), unpack(count_workers(base, now()))}
 end
 
--- list: upper bound of the time at which jobs are forgotten ('+inf' to begin), jobs of just that time already seen,
--- most jobs to look at. The job that is forgotten last comes first.
--- Returns {id, that time, state, created, started, finished, worker, attempt} for each.
+-- Of entries, which come with their payloads, no more are read for one list.
+local ENTRIES_IN_LIST = 1000
+local LISTED = {'state', 'created', 'started', 'finished', 'worker', 'attempt'}
+
+local function listed(base, id, bound, seen, job)
+  local row = {id, bound, seen}
+  for _, name in ipairs(LISTED) do row[#row + 1] = job[name] or false end
+  return row
+end
+
+-- list: a place to go on from, in two numbers ('0' and '0' to begin, '+inf' and '0' to leave sealed jobs out), most jobs to
+-- look at. Sealed jobs come first, queue by queue, the newest first; then the others, the one that is forgotten last first.
+-- A place is the number of a queue and an entry there; or the time at which a job is forgotten, and how many of just that
+-- time were seen.
+-- Returns {{id, place (two) to go on from after it, state, created, started, finished, worker, attempt} for each, place
+-- (two) to go on from; '' and 0 at the end}.
 local function list(keys, args)
-  local base, jobs = keys[1], {}
-  local found = redis.call('ZRANGE', base .. ':lifetimes', args[1], '-inf', 'BYSCORE', 'REV', 'LIMIT', args[2], args[3],
+  local base, bound, seen, left = keys[1], args[1], tonumber(args[2]), tonumber(args[3])
+  local rows, queues, place = {}, fair.queues(queues_of(base)), math.max(1, tonumber(bound))
+  while place <= #queues do
+    local before, key = seen > 0 and '(' .. seen .. '-0' or '+', queue_key(base, queues[place])
+    local after = '(' .. group_of(base, queues[place])['last-delivered-id']
+    local count = math.min(left, ENTRIES_IN_LIST)
+    local items = redis.call('XREVRANGE', key, before, after, 'COUNT', count)
+    for _, item in ipairs(items) do
+      local id = id_at(item)
+      local job = load_job(base, id, unpack(LISTED))
+      seen = number_of(item[1])
+      if job.sealed then rows[#rows + 1] = listed(base, id, place, seen, job) end
+    end
+    if #items == count then return {rows, place, seen} end
+    left = left - #items
+    place, bound, seen = place + 1, '+inf', 0
+  end
+  local found = redis.call('ZRANGE', base .. ':lifetimes', bound, '-inf', 'BYSCORE', 'REV', 'LIMIT', seen, left,
     'WITHSCORES')
   for i = 1, #found, 2 do
-    local job = redis.call('HMGET', job_key(base, found[i]), 'state', 'created', 'started', 'finished', 'worker',
-      'attempt')
-    jobs[#jobs + 1] = {found[i], found[i + 1], unpack(job)}
+    local id, ends = found[i], found[i + 1]
+    bound, seen = ends, ends == bound and seen + 1 or 1
+    rows[#rows + 1] = listed(base, id, bound, seen, load_job(base, id, unpack(LISTED)))
   end
-  return jobs
+  if #found < 2 * left then return {rows, '', 0} end
+  return {rows, bound, seen}
 end
 
 register('status', status, 'allow-oom')

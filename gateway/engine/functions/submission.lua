@@ -3,13 +3,17 @@
 -- The job that is waiting or running with this key of `unique` jobs.
 local function unique_job(base, unique)
   local id = redis.call('GET', base .. ':unique:' .. unique)
-  local state = id and redis.call('HGET', job_key(base, id), 'state')
+  local state = id and load_job(base, id).state
   return state and not FINAL[state] and id
 end
 
 local function keep_unique(base, unique, id, ttl) redis.call('SET', base .. ':unique:' .. unique, id, 'PX', ttl) end
 
 do  -- All files together may have 200 local names; those in here are of this file.
+
+-- A larger job is not sealed: its payload would be read with each look at the queue, and be twice in the store while it
+-- runs.
+local MOST_SEALED = 2048
 
 -- Jobs that wait in a queue; never fewer than there are, and exact when `limit` is reached.
 local function count_waiting(base, limit, lines, queues)
@@ -45,7 +49,7 @@ local function begin_intake(base, at, most)
     'queues', 'closed', 'paused', 'starvation_ms')
   if not settings.version or settings.removed then return nil end
   local intake = {base = base, at = at, settings = settings, most = most, stamp = stamp_of(settings), numbers = {},
-    queues = {}, lifetimes = {}, queued = 0, added = 0, most_queued = tonumber(settings.max_queued or 0)}
+    queues = {}, ends = {}, queued = 0, added = 0, most_queued = tonumber(settings.max_queued or 0)}
   intake.is_fair = settings.lines == 'last'
   if intake.most_queued > 0 then
     local queues = queues_of(base, settings.queues)
@@ -67,21 +71,32 @@ local function refusal_of_one(intake, terms)
   return other and {'TAKEN', other} or nil
 end
 
--- What a job, or several that are alike, are to be; a timeout of 0 is the endpoint's. Of `fields`, those of the hash, the
--- entry and the input are put in by `add`. Numbers become text here, once for all.
-local function plan(intake, queue, timeout, ttl, retention, share, weight, webhooks, terms)
+-- Whether a job that ends then is one of those that may be sealed: see sealed.lua.
+local function ends_in_order(intake, queue, ends)
+  local last = intake.ends[queue] or tonumber(redis.call('HGET', intake.base .. ':counts', 'ends:' .. queue) or 0)
+  if ends < last and unread(intake.base, queue) > 0 then return false end
+  intake.ends[queue] = ends
+  return true
+end
+
+-- What a job, or several that are alike, are to be; a timeout of 0 is the endpoint's. `id`: all of it, or how it begins.
+-- `has_entry`: they get one at once, `seals`: and are sealed there, if they are not too large. Numbers become text here,
+-- once for all.
+local function plan(intake, id, queue, timeout, ttl, retention, share, weight, webhooks, terms)
   if timeout == '0' then timeout = intake.settings.timeout_ms end
   if webhooks == '' then webhooks = intake.settings.webhook or '' end
-  local fields = {'entry', '', 'input', '', 'queue', queue, 'state', 'IN_QUEUE', 'created', intake.at, 'timeout', timeout,
-    'ttl', ttl, 'retention', retention}
-  if webhooks ~= '' then append(fields, 'webhooks', webhooks) end
-  if terms.policy then append(fields, 'policy', terms.policy) end
-  if terms.unique then append(fields, 'unique', terms.unique) end
   local ends = intake.at + ttl
-  local slack = webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS
-  return {queue = queue, stream = queue_key(intake.base, queue), jobs = job_key(intake.base, ''), ttl = ttl, share = share,
-    weight = weight, terms = terms, fields = fields, ends = string.format('%.0f', ends),
-    expires = string.format('%.0f', ends + slack)}
+  local expires = ends + (webhooks == '' and FORGET_SLACK_MS or TELL_SLACK_MS)
+  local head = {string.format('%s %.0f %s %s %s %.0f', id, intake.at, timeout, ttl, retention, expires)}
+  if webhooks ~= '' then head[#head + 1] = 'webhooks ' .. webhooks end
+  if terms.policy then head[#head + 1] = 'policy ' .. terms.policy end
+  if terms.unique then head[#head + 1] = 'unique ' .. terms.unique end
+  local planned = {id = id, queue = queue, stream = queue_key(intake.base, queue), ttl = ttl, share = share,
+    weight = weight, terms = terms, ends = ends, head = table.concat(head, '\n')}
+  planned.is_numbered, planned.is_delayed = string.sub(id, -1) == '-', terms.delay and terms.delay > 0
+  planned.has_entry = not planned.is_delayed and not intake.is_fair
+  planned.seals = planned.is_numbered and planned.has_entry and ends_in_order(intake, queue, ends)
+  return planned
 end
 
 -- Takes a number for a job in its queue. As many are reserved as could be needed: one too many is only a gap.
@@ -95,63 +110,81 @@ local function next_number(intake, queue)
   return number
 end
 
--- Puts a job into its queue.
-local function add(intake, planned, id, input)
-  local base, terms, fields, first = intake.base, planned.terms, planned.fields, 3
-  local key = planned.jobs .. id
-  if terms.unique then keep_unique(base, terms.unique, id, planned.ttl) end
-  fields[4] = input
-  if terms.delay and terms.delay > 0 then
+-- A job with a hash from the start; its entry, if it has one now, says only which it is. `others`: names and values.
+local function add_open(intake, planned, id, number, input, others)
+  local base, key, entry = intake.base, job_key(intake.base, id), string.format('%d-0', number or 0)
+  local fields, expires = unseal(planned.queue, entry, {'sealed', planned.head, 'input', input, unpack(others)})
+  redis.call('HSET', key, unpack(fields, planned.has_entry and 1 or 3))
+  redis.call('PEXPIREAT', key, expires)
+  redis.call('ZADD', base .. ':lifetimes', planned.ends, id)
+  if planned.has_entry then
+    redis.call('XADD', planned.stream, entry, 'job', id)
+  elseif planned.is_delayed then
     redis.call('HSET', key, 'share', planned.share, 'weight', planned.weight)
-    delay(base, id, {state = 'IN_QUEUE', queue = planned.queue}, intake.at + terms.delay)
+    delay(base, id, {state = 'IN_QUEUE', queue = planned.queue}, intake.at + planned.terms.delay)
   else
-    local number = next_number(intake, planned.queue)
-    if intake.is_fair then
-      fair.join(base, planned.queue, id, number, planned.share, planned.weight)
+    fair.join(base, planned.queue, id, number, planned.share, planned.weight)
+  end
+end
+
+local function id_of(planned, number) return planned.is_numbered and numbered(planned.id, number) or planned.id end
+
+-- Puts a job into its queue. Returns its number there.
+local function add(intake, planned, input, request, watcher)
+  local number = (planned.is_numbered or not planned.is_delayed) and next_number(intake, planned.queue)
+  if planned.seals and #input + #request <= MOST_SEALED then
+    if request == '' then
+      redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input)
     else
-      first, fields[2] = 1, number .. '-0'
-      redis.call('XADD', planned.stream, fields[2], 'job', id)
+      redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input, 'request',
+        request)
     end
-    limit_waiting(base, id, terms.limits, intake.at)
+  else
+    local others = {}
+    if request ~= '' then append(others, 'request', request) end
+    if watcher ~= '' then append(others, 'watchers', watcher) end
+    add_open(intake, planned, id_of(planned, number), number, input, others)
+  end
+  local unique, limits = planned.terms.unique, planned.terms.limits
+  if unique then keep_unique(intake.base, unique, id_of(planned, number), planned.ttl) end
+  if not planned.is_delayed then
+    if limits then limit_waiting(intake.base, id_of(planned, number), limits, intake.at) end
     intake.queued = intake.queued + 1
   end
-  redis.call('HSET', key, unpack(fields, first))
-  redis.call('PEXPIREAT', key, planned.expires)
-  append(intake.lifetimes, planned.ends, id)
   intake.added = intake.added + 1
+  return number
 end
 
 local function end_intake(intake)
-  local base, lifetimes = intake.base, intake.lifetimes
-  for i = 1, #lifetimes, 1000 do
-    redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes, i, math.min(i + 999, #lifetimes)))
+  for queue, ends in pairs(intake.ends) do
+    redis.call('HSET', intake.base .. ':counts', 'ends:' .. queue, string.format('%.0f', ends))
   end
-  hand_over(base, intake.at, intake.queued, #intake.queues == 1 and intake.queues[1], intake.settings)
+  hand_over(intake.base, intake.at, intake.queued, #intake.queues == 1 and intake.queues[1], intake.settings)
 end
 
 -- What a submission answers whose idempotency key is known.
 local function same(base, known, fingerprint, watcher)
   local first, print = string.match(known, '^(%S+) (%S*)$')
-  local job = load(job_key(base, first), 'state', 'watchers')
+  local job = load_job(base, first, 'watchers')
   if print ~= fingerprint then return {'CONFLICT', first} end
   if not job.state then return {'FORGOTTEN', first} end
-  if not FINAL[job.state] then add_watcher(base, first, job.watchers, watcher) end
+  if not FINAL[job.state] then add_watcher(base, first, job, watcher) end
   return {'SAME', first, job.state}
 end
 
 local ARGUMENTS = 15  -- of `submit`, for each job
 
--- submit: fifteen arguments a job: id, input, queue, timeout ms (0: the endpoint's), ttl ms, retention ms, request (the
--- other fields of the request as JSON, or ''), watching gateway process or '', idempotency key or '', fingerprint of the
--- body, share (whose job it is, or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces,
--- or '' for the endpoint's, its terms or '', and the limit of the request (see limits.lua), '=' for that of the job before,
--- or ''. Share and weight count on fair endpoints. The terms: stamp that the settings must have ('-': any), ms for which
+-- submit: fifteen arguments a job: id (or how it begins, up to its last "-"; then it ends with a number), input, queue,
+-- timeout ms (0: the endpoint's), ttl ms, retention ms, request (the other fields of the request as JSON, or ''), watching
+-- gateway process or '' (it needs to know the id), idempotency key or '', fingerprint of the body, share (whose job it is,
+-- or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces, or '' for the endpoint's, its
+-- terms or '', and the limit of the request (see limits.lua), '=' for that of the job before, or ''. Share and weight count on fair endpoints. The terms: stamp that the settings must have ('-': any), ms for which
 -- the job is delayed, a key that no two jobs that have not ended may have ('-': none), and its policy (see `policy_of`), if
 -- it has one.
--- Returns for each job 'NEW', {'SAME', id, state} (the key was used before with this body), {'CONFLICT', id}
--- (with another body), {'FORGOTTEN', id} (with this body, for a job whose time is over), {'TAKEN', id} (a job with this
--- unique key has not ended), {'CHANGED'} (other settings), {'CLOSED', queue}, {'FULL', most jobs that may wait} or what
--- `admit` returns; or 'NO_ENDPOINT'.
+-- Returns for each job the number that its id ends with, 'NEW' when it came with all of it, {'SAME', id, state} (the key was
+-- used before with this body), {'CONFLICT', id} (with another body), {'FORGOTTEN', id} (with this body, for a job whose
+-- time is over), {'TAKEN', id} (a job with this unique key has not ended), {'CHANGED'} (other settings), {'CLOSED', queue},
+-- {'FULL', most jobs that may wait} or what `admit` returns; or 'NO_ENDPOINT'.
 local function submit(keys, args)
   local base = keys[1]
   local intake = begin_intake(base, now(), #args / ARGUMENTS)
@@ -176,15 +209,14 @@ local function submit(keys, args)
     if refused or known then
       replies[#replies + 1] = refused or same(base, known, fingerprint, watcher)
     else
+      local planned = plan(intake, id, queue, args[i + 3], ttl, args[i + 5], args[i + 10], args[i + 11], args[i + 12],
+        terms)
+      local number = add(intake, planned, args[i + 1], request, watcher)
       if idempotency ~= '' then
-        redis.call('SET', base .. ':idempotency:' .. idempotency, id .. ' ' .. fingerprint, 'PX',
+        redis.call('SET', base .. ':idempotency:' .. idempotency, id_of(planned, number) .. ' ' .. fingerprint, 'PX',
           math.max(IDEMPOTENCY_MS, ttl))
       end
-      local planned = plan(intake, queue, args[i + 3], ttl, args[i + 5], args[i + 10], args[i + 11], args[i + 12], terms)
-      if request ~= '' then append(planned.fields, 'request', request) end
-      if watcher ~= '' then append(planned.fields, 'watchers', watcher) end
-      add(intake, planned, id, args[i + 1])
-      replies[#replies + 1] = 'NEW'
+      replies[#replies + 1] = planned.is_numbered and number or 'NEW'
     end
   end
   for _, limit in pairs(limits.by_name) do save_limit(base, limit, intake.at) end
@@ -192,22 +224,20 @@ local function submit(keys, args)
   return replies
 end
 
--- submit_alike: queue, timeout ms, ttl ms, retention ms, share, weight and terms of all the jobs, as of `submit`; then the
--- id and the input of each. Returns for each job as `submit`, or 'NO_ENDPOINT'.
+-- submit_alike: queue, timeout ms, ttl ms, retention ms, share, weight and terms of all the jobs, as of `submit`, and how
+-- their ids begin; then the input of each. Returns for each job as `submit`, or 'NO_ENDPOINT'.
 local function submit_alike(keys, args)
-  local queue, timeout, ttl, retention, share, weight = unpack(args, 1, 6)
-  local intake = begin_intake(keys[1], now(), (#args - 7) / 2)
+  local queue, timeout, ttl, retention, share, weight, _, beginning = unpack(args, 1, 8)
+  local intake = begin_intake(keys[1], now(), #args - 8)
   if not intake then return redis.status_reply('NO_ENDPOINT') end
   if not (tonumber(timeout) and tonumber(ttl) and tonumber(retention) and fair.is_weight(weight)) then
     return redis.error_reply('ERR the times of the jobs are not numbers, or their weight is not one')
   end
   local terms, replies = terms_of(args[7]), {}
   local refused = refusal_of_all(intake, queue, terms)
-  local planned = plan(intake, queue, timeout, ttl, retention, share, weight, '', terms)
-  for i = 8, #args, 2 do
-    local reply = refused or refusal_of_one(intake, terms)
-    if not reply then add(intake, planned, args[i], args[i + 1]) end
-    replies[#replies + 1] = reply or 'NEW'
+  local planned = plan(intake, beginning, queue, timeout, ttl, retention, share, weight, '', terms)
+  for i = 9, #args do
+    replies[#replies + 1] = refused or refusal_of_one(intake, terms) or add(intake, planned, args[i], '', '')
   end
   end_intake(intake)
   return replies

@@ -30,9 +30,9 @@ end
 -- task: job id, watching gateway process or ''. Returns as `described`; {} when there is no such job.
 local function task(keys, args)
   local base, id = keys[1], args[1]
-  local job = load(job_key(base, id), 'input', 'output', 'watchers', unpack(FIELDS))
+  local job = load_job(base, id, 'input', 'output', 'watchers', unpack(FIELDS))
   if not job.state then return {} end
-  if not FINAL[job.state] then add_watcher(base, id, job.watchers, args[2]) end
+  if not FINAL[job.state] then add_watcher(base, id, job, args[2]) end
   return described(base, id, job)
 end
 
@@ -40,8 +40,8 @@ end
 local function waiting_in(base, queue, skip, count)
   local after = '(' .. group_of(base, queue)['last-delivered-id']
   local ids = {}
-  for i, entry in ipairs(redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', skip + count)) do
-    if i > skip then ids[#ids + 1] = entry[2][2] end
+  for i, item in ipairs(redis.call('XRANGE', queue_key(base, queue), after, '+', 'COUNT', skip + count)) do
+    if i > skip then ids[#ids + 1] = id_at(item) end
   end
   return ids
 end
@@ -95,12 +95,14 @@ local function tasks(keys, args)
   local base, listed, bytes = keys[1], {}, 0
   for _, id in ipairs(find(base, {unpack(args, 4)}, args[1], tonumber(args[2]), tonumber(args[3]))) do
     local key = job_key(base, id)
-    local job = load(key, unpack(FIELDS))
+    local job = load_job(base, id, unpack(FIELDS))
     if job.state then
-      local size = redis.call('HSTRLEN', key, 'input')
+      local size = job.sealed and #job.input or redis.call('HSTRLEN', key, 'input')
       if size <= PAYLOAD_IN_LIST and bytes + size <= PAYLOADS_IN_LIST then
-        job.input = redis.call('HGET', key, 'input')
+        job.input = job.input or redis.call('HGET', key, 'input')
         bytes = bytes + size
+      else
+        job.input = nil
       end
       listed[#listed + 1] = described(base, id, job)
     end
@@ -110,7 +112,7 @@ end
 
 local STATES = {'pending', 'active', 'scheduled', 'retry', 'archived', 'completed'}
 
-local function memory(key) return redis.call('MEMORY', 'USAGE', key) or 0 end
+local function memory(...) return redis.call('MEMORY', 'USAGE', ...) or 0 end
 
 -- About how many bytes a queue takes, with `number` jobs.
 local function memory_of(base, queue, number)
@@ -119,7 +121,7 @@ local function memory_of(base, queue, number)
   for _, state in ipairs(STATES) do
     for _, id in ipairs(find(base, {queue}, state, 0, SAMPLES)) do
       sampled = sampled + 1
-      bytes = bytes + memory(job_key(base, id))
+      bytes = bytes + memory(job_key(base, id), 'SAMPLES', 0)  -- all fields: one may have it all
     end
   end
   return sampled > 0 and math.floor(sum + bytes / sampled * number) or sum
@@ -157,8 +159,14 @@ end
 
 -- Removes a job that does not run, whatever its state. Returns whether there was one.
 local function discard(base, id, at)
-  local job = load_held(base, id)
+  local job = load_job(base, id, unpack(HELD))
   if not job.state or job.state == 'IN_PROGRESS' then return false end
+  if job.sealed and not job.webhooks then  -- there is nobody to be told
+    detach(base, id, job)
+    redis.call('HINCRBY', base .. ':counts', 'CANCELLED', 1)
+    return true
+  end
+  open(base, id, job)
   if not FINAL[job.state] then finalize(base, id, job, 'CANCELLED', nil, nil, at) end
   forget(base, id, at)
   return true

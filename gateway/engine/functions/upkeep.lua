@@ -2,6 +2,7 @@
 
 -- A job that is gone has no final state, but whoever hears of it by a webhook alone would wait for ever.
 local function tell_gone(base, id, job, at)
+  open(base, id, job)
   redis.call('HSET', job_key(base, id), 'state', 'TIMED_OUT', 'finished', at, 'error',
     'the job had not ended when its time to live was over')
   announce(base, id, job, at)
@@ -33,7 +34,7 @@ end
 
 -- Time over for a job: it is gone, whatever its state.
 local function forget(base, id, at)
-  local job = load_held(base, id)
+  local job = load_job(base, id, unpack(HELD))
   if job.state and not FINAL[job.state] then
     stop_worker(base, id, job, 'GONE')
     detach(base, id, job)
@@ -46,6 +47,43 @@ local function forget(base, id, at)
   end
   redis.call('UNLINK', job_key(base, id), chunks_key(base, id))
   redis.call('ZREM', base .. ':lifetimes', id)
+end
+
+-- Forgets sealed jobs whose time is over: those in front are first. Returns how many, and behind which entry to go on.
+local function forget_sealed_in(base, queue, after, most, at)
+  local forgotten, left, count = 0, most, 1
+  while left > 0 do
+    local items = redis.call('XRANGE', queue_key(base, queue), '(' .. after, '+', 'COUNT', count)
+    for _, item in ipairs(items) do
+      local _, _, ends = unseal(queue, item[1], item[2])
+      if ends and ends > at then return forgotten end
+      local id = id_at(item)
+      if ends and redis.call('EXISTS', job_key(base, id)) == 0 then
+        forget(base, id, at)
+        forgotten = forgotten + 1
+      end
+      after = item[1]
+    end
+    if #items < count then return forgotten end
+    left, count = left - count, math.max(1, left - count)
+  end
+  return forgotten, after
+end
+
+-- As above, in all queues, looking at `most` jobs in each.
+local function forget_sealed(base, most, at)
+  local counts, sum = base .. ':counts', 0
+  for _, queue in ipairs(fair.queues(queues_of(base))) do
+    if redis.call('XLEN', queue_key(base, queue)) > 0 then
+      local mark, after = 'late:' .. queue, group_of(base, queue)['last-delivered-id']
+      local reached = redis.call('HGET', counts, mark)
+      if reached and number_of(reached) > number_of(after) then after = reached end
+      local forgotten, stopped = forget_sealed_in(base, queue, after, most, at)
+      sum = sum + forgotten
+      if stopped then redis.call('HSET', counts, mark, stopped) elseif reached then redis.call('HDEL', counts, mark) end
+    end
+  end
+  return sum
 end
 
 local function recover_leases(base, most, at)
@@ -108,12 +146,13 @@ local function upkeep(keys, args)
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
+  local forgotten = #over + forget_sealed(base, most, at)
   local recovered, gone = 0, {}
   if not settling(base, tonumber(args[2]), at) then
     recovered, gone = recover_leases(base, most, at), forget_workers(base, most, at)
   end
   hand_over(base, at)
-  return {recovered, #late, #ready, #over, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}
+  return {recovered, #late, #ready, forgotten, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}
 end
 
 -- turn: KEYS[1] is a key of its own; gateway process, ms. Whether it is this process that does upkeep for that long.

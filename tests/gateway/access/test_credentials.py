@@ -133,6 +133,7 @@ async def test_keys_and_channels_of_another_endpoint_are_refused(make_target: Ma
     for command in (
         ("HGET", f"{other.base}:job:{id}", "input"), ("HSET", f"{other.base}:job:{id}", "state", "COMPLETED"),
         ("XADD", f"{other.base}:queue:normal", "*", "job", "x"), ("XLEN", f"{other.base}:queue:normal"),
+        ("XRANGE", f"{other.base}:queue:normal", "-", "+"),
         ("UNLINK", f"{other.base}:settings"), ("HGET", f"{other.base}:settings", "worker_key"),
         ("SSUBSCRIBE", f"{other.base}:worker:w1"), ("SPUBLISH", f"{other.base}:stops:w1", "job 1 LOST"),
         ("XREADGROUP", "GROUP", "workers", "w", "STREAMS", f"{other.base}:queue:normal", ">"),

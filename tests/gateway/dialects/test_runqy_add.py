@@ -36,12 +36,6 @@ async def add(target: Target, sub_queue: str = "", **fields: Any) -> httpx.Respo
     return await target.http.post("/queue/add", json={"queue": name, **fields})
 
 
-def field_of(target: Target, admin: "redis.Redis", job: str, field: str) -> bytes | None:
-    """A field of the job as it is stored."""
-    found: Any = admin.hget(f"{target.base}:job:{job}", field)
-    return found
-
-
 def error(response: httpx.Response, status: int) -> str:
     assert response.status_code == status, response.text
     (message,) = response.json()["errors"]
@@ -198,8 +192,9 @@ async def test_what_is_frozen_when_a_task_is_queued(make_target: Make, admin: "r
     target = await make_target(queue={"deployment": deployment})
     info = (await add(target, data=1)).json()["info"]
     assert info["max_retry"] == 5
-    assert field_of(target, admin, info["id"], "policy") == b"6 10000 180000 7200000 0"
-    assert field_of(target, admin, info["id"], "retention") == b"3600000"
+    (job,) = (await target.register()).take()
+    frozen = admin.hmget(f"{target.base}:job:{job.id}", "policy", "retention")
+    assert frozen == [b"6 10000 180000 7200000 0", b"3600000"]
 
 
 @pytest.mark.parametrize("when", ["delay", "text", "number"])
