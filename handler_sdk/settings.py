@@ -16,7 +16,8 @@ class SettingsError(Exception):
 @dataclass(frozen=True)
 class Settings:
     """url: the gateway's, without a path behind. link: what is to carry the worker's calls; "" for whatever works.
-    ships_logs: whether what is printed can be read at the gateway. Times in seconds."""
+    ships_logs: whether what is printed can be read at the gateway. queues: the endpoint's sub-queues whose jobs alone
+    it takes; none for all. Times in seconds."""
 
     url: str
     endpoint: str
@@ -26,6 +27,7 @@ class Settings:
     drain_seconds: float = 30.0
     stop_grace_seconds: float = 5.0
     ships_logs: bool = True
+    queues: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Settings":
@@ -38,6 +40,7 @@ class Settings:
             drain_seconds=_seconds(environment, "RUNLANE_DRAIN_SECONDS", 30.0),
             stop_grace_seconds=_seconds(environment, "RUNLANE_STOP_GRACE_SECONDS", 5.0),
             ships_logs=_is_on(environment, "RUNLANE_SHIP_LOGS"),
+            queues=tuple(filter(None, (name.strip() for name in environment.get("RUNLANE_QUEUES", "").split(",")))),
         )
 
 

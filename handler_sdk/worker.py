@@ -430,9 +430,9 @@ def main(path: str, arguments: list[str]) -> int:
     """Runs a worker for the handler file at `path`, which gets `arguments`; returns the exit status.
 
     The environment says the rest: RUNLANE_URL, RUNLANE_ENDPOINT, RUNLANE_WORKER_KEY, RUNLANE_WORKER_ID, RUNLANE_LINK,
-    RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_SHIP_LOGS, RUNLANE_LOG_LEVEL. Status 0: it was told to
-    end and did; 1: the handler cannot be loaded, or the gateway refuses the worker; 2: the environment or the path is
-    wrong.
+    RUNLANE_QUEUES, RUNLANE_DRAIN_SECONDS, RUNLANE_STOP_GRACE_SECONDS, RUNLANE_SHIP_LOGS, RUNLANE_LOG_LEVEL. Status 0:
+    it was told to end and did; 1: the handler cannot be loaded, or the gateway refuses the worker; 2: the environment
+    or the path is wrong.
     """
     end_early_by_signals()
     if complaint := set_up_logging():

@@ -24,6 +24,8 @@ class Intake:
         self._queue = queue
         self._schema = Schema(config.input)
         self._terms = policies.of(config.deployment)
+        # What Runqy's workers tell a task of itself.
+        self._request = msgspec.json.encode({"queue": queue.name, "max_retry": self.max_retry})
 
     @property
     def max_retry(self) -> int:
@@ -76,6 +78,7 @@ class Intake:
         return Submission(
             id=beginning_of_id(self._queue.endpoint.name),
             input=payload,
+            request=self._request,
             timeout=timeout,
             ttl=TTL_MS + delay,
             retention=self._terms.retention,

@@ -73,7 +73,9 @@ class RunqyRegister:
             queue=types.RegisteredQueue(registration.queue, chosen.priority, deployment.mode),
             sub_queues=[types.QueueSummary(f"{endpoint.id}.{each.name}", each.priority) for each in found.enabled],
             deployment=msgspec.convert(deployment, types.RegisteredDeployment, from_attributes=True),
-            runlane=types.RegisteredEndpoint(endpoint.id, endpoint.lease_ms),
+            runlane=types.RegisteredEndpoint(
+                endpoint.id, endpoint.lease_ms, [found.sub_queue] if found.sub_queue else []
+            ),
             **await self._secrets(call, endpoint, deployment),
         )
         return Reply(msgspec.json.encode(answer))

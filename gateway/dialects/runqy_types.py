@@ -156,10 +156,12 @@ class RegisteredDeployment(msgspec.Struct, omit_defaults=True):
 
 
 class RegisteredEndpoint(msgspec.Struct):
-    """The endpoint whose jobs they are, and how long a worker of it may be silent."""
+    """The endpoint whose jobs they are, how long a worker of it may be silent, and the sub-queues whose jobs alone it
+    is to take, if not those of all."""
 
     endpoint: str
     lease_ms: int
+    queues: list[str]
 
 
 class QueueRegistered(msgspec.Struct):

@@ -216,7 +216,7 @@ class WorkerCalls:
             jobs = await self._polls.take(
                 endpoint.name, worker, most, self._seconds_to_wait(query), _alive_ms(endpoint), hung_up,
                 has_none=not is_ours and query.job_in_progress == "0",
-                state="" if is_ours else "ready",
+                state="" if is_ours else "ready", queues=query.queues,
             )  # fmt: skip
         if jobs and call.connection is not None:
             attempts = [(job.job, job.attempt) for job in jobs]

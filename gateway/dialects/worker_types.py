@@ -36,6 +36,14 @@ class Taking(Polling):
     """Of /job-take."""
 
     job_in_progress: Annotated[str, Meta(description="0: the worker has none, whatever it was given")] = ""
+    queues: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._ -]{0,4000}$",
+            description="takes jobs of these alone: as the answer to the registration named them",
+            extra={"wanted": "as the answer to the registration named them"},
+        ),
+    ] = ""
 
 
 class BatchTaking(Taking):
@@ -100,12 +108,14 @@ LAST_EVENT_ID = {
 
 
 class Registration(msgspec.Struct):
-    """A worker. `restarted`: whatever one of this id had goes back to the queue."""
+    """A worker. `restarted`: whatever one of this id had goes back to the queue; `queues`: the sub-queues whose jobs
+    alone it is to take, if not those of all."""
 
     id: WorkerId | None = None
     description: dict[str, Raw] = {}
     link: Literal["redis", "http"] = "redis"
     restarted: bool = False
+    queues: Annotated[list[str], Meta(max_length=100)] = []
 
 
 class Renewal(msgspec.Struct):
@@ -242,7 +252,7 @@ class WorkerLog(msgspec.Struct):
 
 class Registered(msgspec.Struct):
     """How a worker works at the store: with this user, these functions and keys; without `redis`, over HTTP. Limits are
-    in bytes."""
+    in bytes. `queues`: what the worker is to say whenever it asks for jobs."""
 
     worker: str
     redis: dict[str, Any] | None
@@ -251,6 +261,7 @@ class Registered(msgspec.Struct):
     lease_ms: int
     output_limit: int
     chunk_limit: int
+    queues: str
 
 
 class Dismissed(msgspec.Struct):

@@ -11,7 +11,9 @@ from ..access.worker_users import WorkerUsers
 from ..access.workers import WorkerAccess
 from ..described import TOO_MANY, described
 from ..engine import keys
+from ..engine.endpoints import Endpoint
 from ..engine.engine import Engine
+from ..engine.queue_config import queue_of
 from ..engine.roster import Worker as Known
 from ..errors import BadRequest, NotFound
 from ..http import Answer, ByMethod, Call, Reply, Served
@@ -74,6 +76,7 @@ class Workers:
             registration = _decode(await call.body(MOST_BYTES, self._settings.body_seconds) or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"not a registration: {error}") from None
+        queues = _queues(endpoint, registration.queues)
         worker = registration.id or secrets.token_hex(8)
         if not WORKER_ID.fullmatch(worker):
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
@@ -87,7 +90,7 @@ class Workers:
         granted = await self._users.grant(endpoint.name, worker, call.key, registration.link == "redis")
         registered = types.Registered(
             worker, granted, LIBRARY, keys.base(endpoint.name), endpoint.lease_ms,
-            self._settings.output_limit, self._settings.chunk_limit,
+            self._settings.output_limit, self._settings.chunk_limit, queues,
         )  # fmt: skip
         return Reply(msgspec.json.encode(registered))
 
@@ -116,6 +119,18 @@ def worker_of(call: Call) -> str:
     if not WORKER_ID.fullmatch(worker):
         raise NotFound("no such worker")
     return worker
+
+
+def _queues(endpoint: Endpoint, sub_queues: list[str]) -> str:
+    """The engine's names of an endpoint's sub-queues, separated by spaces.
+
+    Raises:
+        BadRequest: there is none of a name.
+    """
+    for name in sub_queues:
+        if endpoint.config.queue.find(name) is None:
+            raise BadRequest(f"endpoint {endpoint.id} has no sub-queue {name[:80]!r}")
+    return " ".join(queue_of(name) for name in sub_queues)
 
 
 def description_of(worker: Known) -> dict[str, msgspec.Raw]:

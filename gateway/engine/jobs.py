@@ -105,8 +105,8 @@ class Alike(NamedTuple):
         """What the function `submit_alike` of functions/jobs.lua takes."""
         like = self.like
         return [
-            like.queue, like.timeout, like.ttl, like.retention, like.share, like.weight, like.terms, like.id,
-            *self.inputs,
+            like.queue, like.timeout, like.ttl, like.retention, like.request, like.share, like.weight, like.terms,
+            like.id, *self.inputs,
         ]  # fmt: skip
 
 

@@ -111,6 +111,7 @@ class Polls:
         hung_up: HungUp,
         has_none: bool = False,
         state: str = "",
+        queues: str = "",
     ) -> list[Handed]:
         """Jobs for a worker, begun for it; waits for one when there are none.
 
@@ -123,6 +124,7 @@ class Polls:
             hung_up: done when nobody waits for the answer any more.
             has_none: the worker has no job, so any that was begun for it is lost.
             state: what it is, if that is not said elsewhere.
+            queues: the engine's names of those that it takes jobs of, separated by spaces; empty for all.
 
         Raises:
             NotFound: no such endpoint.
@@ -132,11 +134,11 @@ class Polls:
         parking = (worker, most, self._wakeups.process, number, alive_ms, round(seconds * 1000))
         try:
             with self._parked(endpoint, worker, number) as poll:
-                jobs = await self._park(endpoint, poll, *parking, "1" if has_none else "", state, "")
+                jobs = await self._park(endpoint, poll, *parking, "1" if has_none else "", state, "", queues)
                 while not jobs and not self._is_over(poll, deadline, hung_up):
                     await poll.wait(deadline - time.monotonic(), hung_up)
                     if poll.missed:
-                        jobs = await self._park(endpoint, poll, *parking, "", state, "1")
+                        jobs = await self._park(endpoint, poll, *parking, "", state, "1", queues)
                 if not jobs and poll.header is None:
                     await self._withdraw(endpoint, worker, number, alive_ms, poll)
             if poll.header is not None:

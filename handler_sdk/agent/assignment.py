@@ -19,8 +19,9 @@ DEFAULT_REQUIREMENTS = "requirements.txt"
 
 @dataclass(frozen=True)
 class Assignment:
-    """endpoint: the queue's, where its jobs are. startup_seconds: for the task to become ready. requirements: a file in
-    the folder `code_path`. vaults: environment variables of the task's process, which are secret."""
+    """endpoint: the queue's, where its jobs are. queues: its sub-queues whose jobs alone are to be taken; none for all.
+    startup_seconds: for the task to become ready. requirements: a file in the folder `code_path`. vaults: environment
+    variables of the task's process, which are secret."""
 
     queue: str
     endpoint: str
@@ -33,6 +34,7 @@ class Assignment:
     requirements: str = DEFAULT_REQUIREMENTS
     vaults: dict[str, str] = field(default_factory=dict, repr=False)
     git_token: str = field(default="", repr=False)
+    queues: tuple[str, ...] = ()
 
 
 async def register(configuration: Configuration, queue: str, worker: str) -> Assignment:
@@ -75,6 +77,7 @@ def read(body: bytes, queue: str) -> Assignment:
         return Assignment(
             queue=queue,
             endpoint=_text(ours["endpoint"]),
+            queues=tuple(_text(name) for name in ours.get("queues", [])),
             git_url=_text(deployment["git_url"]),
             branch=_text(deployment.get("branch") or "main"),
             startup_command=_text(deployment["startup_cmd"]),

@@ -129,8 +129,11 @@ class TaskWork:
 
     def _line(self, fields: dict[str, Any], limits: Limits, worker: str) -> bytes:
         id, number = fields["attempt"]
-        queue = self._task.queue
+        request = json.loads(fields["request"])
+        queue = request.get("queue") or self._task.queue  # of jobs that did not come by Runqy's API
         head = {"task_id": id, "type": queue, "retry_count": number - 1, "queue": queue}
+        if "max_retry" in request:
+            head["max_retry"] = request["max_retry"]
         ours = {"attempt": number, "worker": worker, "output_limit": limits.output, "chunk_limit": limits.chunk}
         return b'%b,"payload":%b,"runlane":%b,"request":%b}}' % (
             json.dumps(head).encode()[:-1],

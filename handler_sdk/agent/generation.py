@@ -40,6 +40,7 @@ class Generation:
             drain_seconds=configuration.shutdown_seconds,
             stop_grace_seconds=configuration.stop_grace_seconds,
             ships_logs=configuration.ships_logs,
+            queues=assignment.queues,
         )
         # As Runqy's worker pauses: 1 s, twice as long each time, up to 5 min; its circuit opens after five in a row.
         supervision = Supervision(

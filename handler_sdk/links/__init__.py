@@ -63,7 +63,7 @@ class Registered:
 
     link: what carries the worker's calls. url: of the store, with the worker's own credentials in it, or of the
     endpoint at the gateway. key: the worker's, for the gateway; "" when it needs none. cluster, library, base: of the
-    store.
+    store. queues: whose jobs it takes, as the gateway names them; "" for all.
     """
 
     serial: int
@@ -76,6 +76,7 @@ class Registered:
     base: str
     lease_ms: int
     limits: Limits
+    queues: str
 
     @property
     def other_end(self) -> str:

@@ -99,7 +99,9 @@ class HttpLink:
     async def _ask(self, room: int) -> list[TakenJob]:
         """Waits for jobs. When there is no answer, jobs may have been in it."""
         wait = POLL_SECONDS * 1000
-        path = path_of("job-take-batch", self.worker, batch_size=room, wait=wait)
+        queues = self._gateway.registered.queues
+        query = {"batch_size": room, "wait": wait} | ({"queues": queues} if queues else {})
+        path = path_of("job-take-batch", self.worker, **query)
         self._astray = True
         self._poll = poll = self._gateway.begin(Request("GET", path, accept=JOBS, wait=POLL_SECONDS, repeats=False))
         try:

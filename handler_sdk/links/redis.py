@@ -207,7 +207,8 @@ class RedisLink:
         """Asks for jobs; what is left of the room is an offer to the store, which sends what comes."""
         before = self._inbox.received
         try:
-            rows: list[Any] = await self._store.call("take", self.worker, room, before, repeat=False)
+            queues = self._store.registered.queues
+            rows: list[Any] = await self._store.call("take", self.worker, room, before, queues, repeat=False)
         except LostReplyError:
             self._inbox.mark_astray()  # the store may have given jobs that never came
             return

@@ -86,6 +86,8 @@ class Registration:
         body: dict[str, Any] = {"description": self.description, "link": link or "redis"}
         if self._settings.worker:
             body["id"] = self._settings.worker
+        if self._settings.queues:
+            body["queues"] = self._settings.queues
         status, content = await self._request("POST", "/workers", _SECONDS, json.dumps({**body, **more}).encode())
         if status != 200 and (status in (408, 429) or not 400 <= status < 500 or error_in(content) is None):
             raise UnreachableError(f"it answered {status}")
@@ -125,6 +127,7 @@ class Registration:
             base=reply["base"],
             lease_ms=int(reply["lease_ms"]),
             limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
+            queues=reply.get("queues", ""),
         )
 
     def _explain(self, status: int, text: str) -> str:

@@ -107,6 +107,33 @@ class TestOrder:
         await arrange(driver, "normal low")
         assert not {key for key in await driver.keys() if ".old" in key or ".new" in key}
 
+    async def test_a_worker_of_some_queues_takes_the_jobs_of_those_alone(self, driver: Driver) -> None:
+        await arrange(driver, ".high normal low")
+        low, normal, high = [await driver.submit(queue=queue) for queue in ("low", "normal", ".high")]
+        taken = await driver.call("take", "w", 9, 0, "low .high")
+        assert [job[0] for job in taken] == [high, low]
+        await driver.call("lose", high, 1, "w lost it")  # in front of the others of its queue again
+        assert [job[0] for job in await driver.call("take", "w2", 9, 0, ".high")] == [high]
+        assert [job[0] for job in await driver.call("take", "w3", 9, 0, "")] == [normal]
+
+    @pytest.mark.parametrize("fair", [0, 1])
+    async def test_a_job_is_handed_to_the_first_that_takes_it(self, driver: Driver, fair: int) -> None:
+        await arrange(driver, ".high normal low", fair=fair)
+        async with await driver.join("a") as a, await driver.join("b") as b, await driver.join("c") as c:
+            for worker, queues in (("a", ".high"), ("b", "low"), ("c", "")):
+                await driver.call("take", worker, 2, 0, queues)
+            ids = [await driver.submit(queue=queue) for queue in ("low", "normal", ".high", ".high")]
+            assert [await a.jobs(1), await b.jobs(1), await c.jobs(2)] == [[ids[2]], [ids[0]], [ids[1], ids[3]]]
+            more = await driver.submit(queue="normal")  # nobody who is left takes it
+            assert await driver.state(more) == "IN_QUEUE"
+            assert await driver.key("ZRANGE", "waiting", 0, -1) == ["b", "a"]
+
+    async def test_a_poll_of_some_queues_gets_the_jobs_of_those_alone(self, driver: Driver) -> None:
+        await arrange(driver, ".high normal low")
+        ids = [await driver.submit(queue=queue) for queue in ("normal", "low")]
+        parked = ("w", 9, "gw", "p", 60_000, 0, "", "", "", "low")
+        assert [job[0] for job in await driver.call("park", *parked)] == [ids[1]]
+
     async def test_nothing_is_left_of_a_queue_that_is_gone(self, driver: Driver) -> None:
         before = await driver.key("HGETALL", "counts")
         await arrange(driver, ".old normal low", fair=1)

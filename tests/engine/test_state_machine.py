@@ -769,7 +769,7 @@ def test_any_history_follows_the_model(server: Running) -> None:
     with server.client as Machine.client:
         Machine.client.function_load(clocked_source(), replace=True)
         bounds = settings(
-            max_examples=120,
+            max_examples=100,
             database=None,
             stateful_step_count=50,
             deadline=None,

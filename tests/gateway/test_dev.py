@@ -69,7 +69,8 @@ def test_keys_are_in_the_environment_of_no_process(start: Start, monkeypatch: py
 
 
 def post(url: str, body: Any = None) -> Any:
-    response = httpx.post(url, json=body, timeout=30)
+    # A job that is given to a worker in the moment in which it is killed waits for the lease of 30 s.
+    response = httpx.post(url, json=body, timeout=60)
     assert response.status_code == 200, response.text
     return response.json()
 

@@ -30,7 +30,9 @@ POLLS = ("/v2/{endpoint}/job-take", "/v2/{endpoint}/job-stop")
 REPORTS = ("/v2/{endpoint}/job-stream", "/v2/{endpoint}/job-done")
 """What of these cannot be taken makes the job FAILED, and the worker is not to say it again."""
 
-CREATIONS = ("/api/cli/configs", "/workers/queues", "/queue/add", "/queue/add-batch", "/api/cli/tasks")
+CREATIONS = (
+    "/api/cli/configs", "/workers/queues", "/queue/add", "/queue/add-batch", "/api/cli/tasks", "/v2/{endpoint}/workers",
+)  # fmt: skip
 """Of these, fields go together in ways that no schema says."""
 
 
@@ -133,7 +135,7 @@ def test_requests(api: BaseSchema, place: Place, operation: tuple[str, str], mod
     polls = path.startswith(POLLS)
 
     @settings(
-        max_examples=4 if polls else 10, derandomize=True, deadline=None, database=None,
+        max_examples=4 if polls else 7, derandomize=True, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=api[path.replace(":path", "")][method].as_strategy(generation_mode=mode))

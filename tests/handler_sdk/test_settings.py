@@ -31,3 +31,9 @@ class TestSettings:
             SettingsError, match="RUNLANE_LINK must be redis, http, or empty for whichever works, not 'pigeon'"
         ):
             Settings.of({"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_LINK": "pigeon"})
+
+
+@pytest.mark.parametrize(("text", "queues"), [("", ()), ("high", ("high",)), (" high, low,,", ("high", "low"))])
+def test_queues(text: str, queues: tuple[str, ...]) -> None:
+    environment = {"RUNLANE_URL": "u", "RUNLANE_ENDPOINT": "e", "RUNLANE_QUEUES": text}
+    assert Settings.of(environment).queues == queues

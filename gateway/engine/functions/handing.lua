@@ -75,6 +75,16 @@ local function order_of(base, settings)
   return {queues = queues, lines = fair.lines(base, settings.lines), starvation = tonumber(settings.starvation_ms or 0)}
 end
 
+-- The part of an order that a worker takes. `names`: of its queues, separated by spaces; all when there are none.
+local function part_of(order, names)
+  if not names or names == '' then return order end
+  local queues = {}
+  for _, queue in ipairs(order.queues) do
+    if is_among(back_of(queue), names) then queues[#queues + 1] = queue end
+  end
+  return {queues = queues, lines = order.lines, starvation = order.starvation}
+end
+
 local function begin_one(base, queue, worker, at, lines)
   return lines == 'first' and begin_in_turn(base, queue, worker, at) or begin_from(base, queue, worker, at)
     or lines == 'last' and begin_in_turn(base, queue, worker, at)
@@ -163,16 +173,24 @@ end
 -- `most`, `only`: how many jobs there are to give, and in which queue, if that is known: after each function, there are
 -- none or nobody waits. `settings`: as of `order_of`.
 local function hand_over(base, at, most, only, settings)
-  local left, order = most or math.huge, nil
+  local left, order, passed = most or math.huge, nil, 0
   while left > 0 do
-    local worker = redis.call('ZRANGE', base .. ':waiting', 0, 0)[1]
+    local worker = redis.call('ZRANGE', base .. ':waiting', passed, passed)[1]
     if not worker then return end
-    local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive')
+    local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive', 'queues')
     local channel = channel_of(base, worker, known.gateway)
-    if listens(channel) then
+    local job
+    if not listens(channel) then
+      redis.call('ZREM', base .. ':waiting', worker)
+    else
       order = order or order_of(base, settings)
-      local job = begin_next(base, worker, at, order, only)
-      if not job then return end
+      job = begin_next(base, worker, at, part_of(order, known.queues), only)
+      if not job then
+        if (known.queues or '') == '' then return end
+        passed = passed + 1  -- the next one may take what this one does not
+      end
+    end
+    if job then
       local free = (known.free or 1) - 1
       send(channel, known, job)
       note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
@@ -182,13 +200,12 @@ local function hand_over(base, at, most, only, settings)
       end
       wait_for(base, worker, free)
       left = left - 1
-    else
-      redis.call('ZREM', base .. ':waiting', worker)
     end
   end
 end
 
--- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages).
+-- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages), the queues that it
+-- takes jobs of, separated by spaces; '' for all.
 -- Begins as many jobs as the worker can run; what is left of its capacity waits for jobs to come. Jobs on their way to
 -- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}; the input is nil
 -- when it is to be fetched, so that a reply stays short enough for others to wait behind it.
@@ -198,7 +215,7 @@ local function take(keys, args)
   local known = redis.call('HGET', key, 'given')
   local given = tonumber(known or 0)
   local capacity = args[2] - math.max(0, given - (args[3] or given))
-  local jobs, order = {}, order_of(base)
+  local jobs, order = {}, part_of(order_of(base), args[4])
   while #jobs < capacity do
     local job = begin_next(base, worker, at, order)
     if not job then break end
@@ -206,7 +223,7 @@ local function take(keys, args)
     jobs[#jobs + 1] = job
   end
   local free = math.max(0, capacity - #jobs)
-  note(base, worker, not known, 'given', given + #jobs, 'free', free)
+  note(base, worker, not known, 'given', given + #jobs, 'free', free, 'queues', args[4] or '')
   wait_for(base, worker, free)
   return jobs
 end

@@ -56,7 +56,8 @@ local function quiet_for(base, worker, at)
 end
 
 -- park: worker, most jobs, gateway process, poll, ms for which the worker counts as alive, ms for which the poll is held,
--- '1' when the worker has no job (else ''), its state ('' when it says that elsewhere), '1' when this poll looks again.
+-- '1' when the worker has no job (else ''), its state ('' when it says that elsewhere), '1' when this poll looks again,
+-- the queues that it takes jobs of, as of `take`.
 -- Begins jobs for a poll, as `take` does. When there are none, one that comes is sent to the process. When it looks again,
 -- since a message may have been lost, it gets what was sent already; and nothing when the worker has a newer poll. For a
 -- worker that is about to end, it returns the ms after which the poll is to end without a job.
@@ -71,7 +72,7 @@ local function park(keys, args)
   local jobs, size, sent = again and sent_before(base, worker, poll) or {}, 0, {}
   if #jobs == 0 then
     if args[7] == '1' then lose_all(base, worker, at) end
-    local order = order_of(base)
+    local order = part_of(order_of(base), args[10])
     while #jobs < most and size < BYTES_PER_POLL do
       local job = begin_next(base, worker, at, order)
       if not job then break end
@@ -85,7 +86,8 @@ local function park(keys, args)
   end
   local free = #jobs == 0 and 1 or 0
   greet(base, worker, alive + free * held, at)
-  redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free, 'alive', alive, 'sent', table.concat(sent, ' '))
+  redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free, 'alive', alive, 'sent', table.concat(sent, ' '),
+    'queues', args[10] or '')
   if state ~= '' then
     local crashes = tonumber(redis.call('HGET', key, 'crashes') or 0)
     redis.call('HSET', key, 'state', crashes >= CRASH_LOOP and 'crashing' or state)

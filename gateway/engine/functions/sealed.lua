@@ -1,6 +1,6 @@
 -- Jobs that are nothing but their entry: see common.lua.
 --
--- An entry is {job = id}, or a sealed job: {sealed = head, input = .., request = ..}. The head is the same for all jobs of a
+-- An entry is {job = id}, or a sealed job: {sealed = head, input = ..}. The head is the same for all jobs of a
 -- call that are alike: "<how their ids begin> <created> <timeout> <ttl> <retention> <when their hashes would expire>", and a
 -- line "<name> <value>" for each further field. The id ends with the number of the entry, so that none is written.
 --

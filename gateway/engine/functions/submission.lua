@@ -80,9 +80,9 @@ local function ends_in_order(intake, queue, ends)
 end
 
 -- What a job, or several that are alike, are to be; a timeout of 0 is the endpoint's. `id`: all of it, or how it begins.
--- `has_entry`: they get one at once, `seals`: and are sealed there, if they are not too large. Numbers become text here,
--- once for all.
-local function plan(intake, id, queue, timeout, ttl, retention, share, weight, webhooks, terms)
+-- `has_entry`: they get one at once, `seals`: and are sealed there, if their inputs fit into the bytes that are `room`.
+-- Numbers become text here, once for all.
+local function plan(intake, id, queue, timeout, ttl, retention, share, weight, webhooks, terms, request)
   if timeout == '0' then timeout = intake.settings.timeout_ms end
   if webhooks == '' then webhooks = intake.settings.webhook or '' end
   local ends = intake.at + ttl
@@ -91,7 +91,9 @@ local function plan(intake, id, queue, timeout, ttl, retention, share, weight, w
   if webhooks ~= '' then head[#head + 1] = 'webhooks ' .. webhooks end
   if terms.policy then head[#head + 1] = 'policy ' .. terms.policy end
   if terms.unique then head[#head + 1] = 'unique ' .. terms.unique end
-  local planned = {id = id, queue = queue, stream = queue_key(intake.base, queue), ttl = ttl, share = share,
+  local lines = string.find(request, '\n', 1, true) and request or nil  -- no line of the head
+  if request ~= '' and not lines then head[#head + 1] = 'request ' .. request end
+  local planned = {id = id, room = MOST_SEALED - #request, request = lines, queue = queue, stream = queue_key(intake.base, queue), ttl = ttl, share = share,
     weight = weight, terms = terms, ends = ends, head = table.concat(head, '\n')}
   planned.is_numbered, planned.is_delayed = string.sub(id, -1) == '-', terms.delay and terms.delay > 0
   planned.has_entry = not planned.is_delayed and not intake.is_fair
@@ -130,18 +132,13 @@ end
 local function id_of(planned, number) return planned.is_numbered and numbered(planned.id, number) or planned.id end
 
 -- Puts a job into its queue. Returns its number there.
-local function add(intake, planned, input, request, watcher)
+local function add(intake, planned, input, watcher)
   local number = (planned.is_numbered or not planned.is_delayed) and next_number(intake, planned.queue)
-  if planned.seals and #input + #request <= MOST_SEALED then
-    if request == '' then
-      redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input)
-    else
-      redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input, 'request',
-        request)
-    end
+  if planned.seals and #input <= planned.room and not planned.request then
+    redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input)
   else
     local others = {}
-    if request ~= '' then append(others, 'request', request) end
+    if planned.request then append(others, 'request', planned.request) end
     if watcher ~= '' then append(others, 'watchers', watcher) end
     add_open(intake, planned, id_of(planned, number), number, input, others)
   end
@@ -178,9 +175,9 @@ local ARGUMENTS = 15  -- of `submit`, for each job
 -- timeout ms (0: the endpoint's), ttl ms, retention ms, request (the other fields of the request as JSON, or ''), watching
 -- gateway process or '' (it needs to know the id), idempotency key or '', fingerprint of the body, share (whose job it is,
 -- or ''), weight of the share (1 to 1000), addresses of its webhooks, separated by spaces, or '' for the endpoint's, its
--- terms or '', and the limit of the request (see limits.lua), '=' for that of the job before, or ''. Share and weight count on fair endpoints. The terms: stamp that the settings must have ('-': any), ms for which
--- the job is delayed, a key that no two jobs that have not ended may have ('-': none), and its policy (see `policy_of`), if
--- it has one.
+-- terms or '', and the limit of the request (see limits.lua), '=' for that of the job before, or ''. Share and weight count
+-- on fair endpoints. The terms: stamp that the settings must have ('-': any), ms for which the job is delayed, a key that
+-- no two jobs that have not ended may have ('-': none), and its policy (see `policy_of`), if it has one.
 -- Returns for each job the number that its id ends with, 'NEW' when it came with all of it, {'SAME', id, state} (the key was
 -- used before with this body), {'CONFLICT', id} (with another body), {'FORGOTTEN', id} (with this body, for a job whose
 -- time is over), {'TAKEN', id} (a job with this unique key has not ended), {'CHANGED'} (other settings), {'CLOSED', queue},
@@ -210,8 +207,8 @@ local function submit(keys, args)
       replies[#replies + 1] = refused or same(base, known, fingerprint, watcher)
     else
       local planned = plan(intake, id, queue, args[i + 3], ttl, args[i + 5], args[i + 10], args[i + 11], args[i + 12],
-        terms)
-      local number = add(intake, planned, args[i + 1], request, watcher)
+        terms, request)
+      local number = add(intake, planned, args[i + 1], watcher)
       if idempotency ~= '' then
         redis.call('SET', base .. ':idempotency:' .. idempotency, id_of(planned, number) .. ' ' .. fingerprint, 'PX',
           math.max(IDEMPOTENCY_MS, ttl))
@@ -224,20 +221,20 @@ local function submit(keys, args)
   return replies
 end
 
--- submit_alike: queue, timeout ms, ttl ms, retention ms, share, weight and terms of all the jobs, as of `submit`, and how
--- their ids begin; then the input of each. Returns for each job as `submit`, or 'NO_ENDPOINT'.
+-- submit_alike: queue, timeout ms, ttl ms, retention ms, request, share, weight and terms of all the jobs, as of `submit`,
+-- and how their ids begin; then the input of each. Returns for each job as `submit`, or 'NO_ENDPOINT'.
 local function submit_alike(keys, args)
-  local queue, timeout, ttl, retention, share, weight, _, beginning = unpack(args, 1, 8)
-  local intake = begin_intake(keys[1], now(), #args - 8)
+  local queue, timeout, ttl, retention, request, share, weight, text, beginning = unpack(args, 1, 9)
+  local intake = begin_intake(keys[1], now(), #args - 9)
   if not intake then return redis.status_reply('NO_ENDPOINT') end
   if not (tonumber(timeout) and tonumber(ttl) and tonumber(retention) and fair.is_weight(weight)) then
     return redis.error_reply('ERR the times of the jobs are not numbers, or their weight is not one')
   end
-  local terms, replies = terms_of(args[7]), {}
+  local terms, replies = terms_of(text), {}
   local refused = refusal_of_all(intake, queue, terms)
-  local planned = plan(intake, beginning, queue, timeout, ttl, retention, share, weight, '', terms)
-  for i = 9, #args do
-    replies[#replies + 1] = refused or refusal_of_one(intake, terms) or add(intake, planned, args[i], '', '')
+  local planned = plan(intake, beginning, queue, timeout, ttl, retention, share, weight, '', terms, request)
+  for i = 10, #args do
+    replies[#replies + 1] = refused or refusal_of_one(intake, terms) or add(intake, planned, args[i], '')
   end
   end_intake(intake)
   return replies

@@ -606,10 +606,11 @@ async def test_the_execution_timeout_counts_only_while_the_job_runs(target: Targ
      ("", {"ttl": None}, DAY_MS)],
 )  # fmt: skip
 async def test_the_time_to_live(
-    target: Target, admin: "redis.Redis", query: str, policy: dict[str, Any], ttl: int
+    target: Target, worker: Worker, admin: "redis.Redis", query: str, policy: dict[str, Any], ttl: int
 ) -> None:
     before = now_ms()
     id = (await target.post(f"/run{query}", {"input": 1, "policy": policy})).json()["id"]
+    assert [job.id for job in worker.take()] == [id]
     assert before + ttl - SLACK_MS < forgotten_at(admin, target, id) < now_ms() + ttl + SLACK_MS
 
 

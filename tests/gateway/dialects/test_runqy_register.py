@@ -105,7 +105,7 @@ async def test_the_whole_answer(
         },
         "vaults": {"A": "1", "B": "of two", "TOKEN": "the-token"},
         "git_token": "the-token",
-        "runlane": {"endpoint": endpoint, "lease_ms": 30_000},
+        "runlane": {"endpoint": endpoint, "lease_ms": 30_000, "queues": []},
     }  # fmt: skip
     assert STORE_PASSWORD not in response.text
 
@@ -235,9 +235,12 @@ async def test_a_worker_goes_on_with_its_own_user_at_the_store(
     http: httpx.AsyncClient, worker: httpx.AsyncClient, endpoint: str
 ) -> None:
     await make(http, endpoint)
-    id = (await register(worker, f"{endpoint}.high"))["runlane"]["endpoint"]
-    granted = await worker.post(f"/v2/{id}/workers", json={"id": "w1"}, headers=bearer(WORKER_KEY))
+    ours = (await register(worker, f"{endpoint}.high"))["runlane"]
+    id, body = ours["endpoint"], {"id": "w1", "queues": ours["queues"]}
+    assert body["queues"] == ["high"]
+    granted = await worker.post(f"/v2/{id}/workers", json=body, headers=bearer(WORKER_KEY))
     assert granted.status_code == 200
+    assert granted.json()["queues"] == ".high"
     assert granted.json()["redis"]["url"].partition("://")[2].startswith(f"runlane%3A{endpoint}%3Aw1:")
     await worker.delete(f"/v2/{id}/workers/w1")
 

@@ -157,6 +157,12 @@ class TestTaking:
         assert [job["id"] for job in jobs] == ids[2:]
         assert (await pod.get("job-take-batch", batch_size=2, job_in_progress=1, wait=1)).status_code == 204
 
+    async def test_of_some_queues_alone(self, pod: RunPodWorker) -> None:
+        await pod.target.run(1)
+        low = await pod.target.run(2, policy={"lowPriority": True})
+        jobs = (await pod.get("job-take-batch", batch_size=2, job_in_progress=0, queues="low .other")).json()
+        assert [job["id"] for job in jobs] == [low]
+
     async def test_for_our_sdk_gives_the_bytes_as_they_came(self, pod: RunPodWorker) -> None:
         body = '{"input": {"a" : 1.50, "b":"é"},  "mine":"x"}'.encode()
         id = (await pod.target.post("/run", body)).json()["id"]
@@ -166,7 +172,15 @@ class TestTaking:
         assert response.content == f"{id} 1 {len(request)} {len(given)}\n".encode() + request + given
 
     @pytest.mark.parametrize(
-        "query", [{"batch_size": 0}, {"batch_size": "x"}, {"batch_size": 1001}, {"wait": -1}, {"wait": 80_001}]
+        "query",
+        [
+            {"batch_size": 0},
+            {"batch_size": "x"},
+            {"batch_size": 1001},
+            {"wait": -1},
+            {"wait": 80_001},
+            {"queues": "a{b"},
+        ],
     )
     async def test_what_makes_no_sense(self, pod: RunPodWorker, query: dict[str, Any]) -> None:
         response = await pod.get("job-take-batch", **query)

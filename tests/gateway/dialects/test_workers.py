@@ -27,7 +27,18 @@ async def test_a_registration_has_all_that_a_worker_needs(make_target: Make) -> 
     assert found == {
         "worker": "w.1", "library": LIBRARY, "base": target.base,
         "lease_ms": 12_500, "output_limit": 20_000_000, "chunk_limit": 1_000_000,
+        "queues": "",
     }  # fmt: skip
+
+
+async def test_a_registration_for_some_of_the_queues(make_target: Make) -> None:
+    sub_queues = [{"name": "default", "priority": 1}, {"name": "high", "priority": 2}, {"name": "low", "priority": 1}]
+    target = await make_target(queue={"sub_queues": sub_queues})
+    for names, queues in ((["high"], ".high"), (["low", "default"], "low normal"), ([], "")):
+        response = await register(target, {"id": "w", "queues": names})
+        assert (response.status_code, response.json()["queues"]) == (200, queues)
+    response = await register(target, {"id": "w", "queues": ["high", "other"]})
+    assert (response.status_code, response.json()["error"]) == (400, f"endpoint {target.id} has no sub-queue 'other'")
 
 
 @pytest.mark.parametrize("body", [None, b"", {}, {"id": None}, {"description": {}}])

@@ -70,6 +70,11 @@ class Queue:
         id: str = answer.json()["id"]
         return id
 
+    def add(self, sub_queue: str, data: Any) -> str:
+        """Adds a task to a sub-queue, as Runqy's clients do."""
+        id: str = self._post("/queue/add", 200, queue=f"{self.name}.{sub_queue}", data=data)["info"]["id"]
+        return id
+
     def look(self, job: str) -> dict[str, Any]:
         found: dict[str, Any] = self._http.get(f"{self._path}/status/{job}").json()
         return found

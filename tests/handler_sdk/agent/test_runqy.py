@@ -171,3 +171,23 @@ class TestAOneShotTask:
 def test_the_older_package_works_as_well(start_agent: StartAgent, jobs: Queue) -> None:
     start_agent("from runqy_task import *\n@task\ndef f(payload): return {'mine': True, **payload}\nrun()")
     assert jobs.run({"n": 1}) == {"mine": True, "n": 1}
+
+
+def test_an_agent_for_one_sub_queue_takes_its_tasks_alone(start_agent: StartAgent, jobs: Queue, link: str) -> None:
+    """What it tells a task is what Runqy's worker does."""
+    jobs.deploy(f"{jobs.name}.high", git_url="https://git.example/code")
+    variables = {"RUNQY_QUEUES": f"{jobs.name}.high", "RUNLANE_LINK": link}
+    program = """
+import json
+print(json.dumps({"status": "ready"}), flush=True)
+while True:
+    task = json.loads(input())
+    told = {name: value for name, value in task.items() if name not in ("runlane", "payload", "task_id")}
+    print(json.dumps({"task_id": task["task_id"], "result": told}), flush=True)
+"""
+    start_agent(program, environment=variables, loaded=False, redis_storage=True, limits={"max_retry": 7})
+    other, mine = jobs.add("default", {"n": 1}), jobs.add("high", {"n": 2})
+    name = f"{jobs.name}.high"
+    found = jobs.wait(mine)
+    assert found.get("output") == {"type": name, "queue": name, "retry_count": 0, "max_retry": 7}, found
+    assert jobs.look(other)["status"] == "IN_QUEUE"
