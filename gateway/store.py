@@ -54,7 +54,7 @@ def _library() -> tuple[str, str]:
 
 LIBRARY, LIBRARY_SOURCE = _library()
 """Name and source of the function library. The name carries a digest of the source, so that processes of two versions
-can work on one store side by side, each with its own functions."""
+can work on one store side by side, each with its own functions, as long as both know what the keys hold."""
 
 
 class Store:

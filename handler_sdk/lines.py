@@ -1,6 +1,6 @@
 """Lines of JSON, by which an agent and the process of a task speak.
 
-    agent to task: {"task_id", "type", "payload", "retry_count", "queue"}, and what is ours
+    agent to task: {"task_id", "type", "payload", "retry_count", "max_retry", "queue"}, and what is ours
     task to agent: {"status": "ready"} or {"status": "error", "error"}, then for each job {"task_id", "result", "error",
                    "retry"}, where an error of null or "" is none
 

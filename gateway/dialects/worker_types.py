@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from ..engine.endpoints import LARGEST_WHOLE
 from ..engine.polls import Stop
+from ..engine.queue_config import SubQueueName
 from ..engine.roster import Metrics
 from ..engine.telemetry import MOST_LINES
 from ..queries import MOST_LISTED, milliseconds
@@ -39,7 +40,7 @@ class Taking(Polling):
     queues: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9._ -]{0,4000}$",
+            pattern=r"^[A-Za-z0-9._ -]{0,6500}$",
             description="takes jobs of these alone: as the answer to the registration named them",
             extra={"wanted": "as the answer to the registration named them"},
         ),
@@ -115,7 +116,7 @@ class Registration(msgspec.Struct):
     description: dict[str, Raw] = {}
     link: Literal["redis", "http"] = "redis"
     restarted: bool = False
-    queues: Annotated[list[str], Meta(max_length=100)] = []
+    queues: Annotated[list[SubQueueName], Meta(max_length=100)] = []
 
 
 class Renewal(msgspec.Struct):

@@ -13,7 +13,7 @@ from ..described import TOO_MANY, described
 from ..engine import keys
 from ..engine.endpoints import Endpoint
 from ..engine.engine import Engine
-from ..engine.queue_config import queue_of
+from ..engine.queue_config import DEFAULT, LOW, queue_of
 from ..engine.roster import Worker as Known
 from ..errors import BadRequest, NotFound
 from ..http import Answer, ByMethod, Call, Reply, Served
@@ -76,7 +76,7 @@ class Workers:
             registration = _decode(await call.body(MOST_BYTES, self._settings.body_seconds) or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"not a registration: {error}") from None
-        queues = _queues(endpoint, registration.queues)
+        queues = _queues(endpoint, registration)
         worker = registration.id or secrets.token_hex(8)
         if not WORKER_ID.fullmatch(worker):
             raise BadRequest("a worker's id is 1 to 63 letters, digits, '.', '-' or '_'")
@@ -121,16 +121,17 @@ def worker_of(call: Call) -> str:
     return worker
 
 
-def _queues(endpoint: Endpoint, sub_queues: list[str]) -> str:
-    """The engine's names of an endpoint's sub-queues, separated by spaces.
+def _queues(endpoint: Endpoint, registration: types.Registration) -> str:
+    """The engine's names of the sub-queues that a worker names, separated by spaces. `default` and `low` are always
+    there, for RunPod's jobs. One that registers again goes on, though a queue has gone meanwhile.
 
     Raises:
         BadRequest: there is none of a name.
     """
-    for name in sub_queues:
-        if endpoint.config.queue.find(name) is None:
-            raise BadRequest(f"endpoint {endpoint.id} has no sub-queue {name[:80]!r}")
-    return " ".join(queue_of(name) for name in sub_queues)
+    for name in registration.queues if registration.restarted else ():
+        if name not in (DEFAULT, LOW) and endpoint.config.queue.find(name) is None:
+            raise BadRequest(f"endpoint {endpoint.id} has no sub-queue {name!r}")
+    return " ".join(queue_of(name) for name in registration.queues)
 
 
 def description_of(worker: Known) -> dict[str, msgspec.Raw]:

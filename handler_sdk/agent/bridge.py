@@ -121,19 +121,21 @@ class TaskWork:
         """The input stays as it came; that Python can read it is seen here, where there is somebody to tell."""
         given, request = taken.input or b"null", taken.request or b"{}"
         json.loads(given)
-        return {"attempt": taken.attempt, "input": given, "request": request}
+        return {"attempt": taken.attempt, "input": given, "request": request, "head": self._head(json.loads(request))}
 
     def run(self, fields: dict[str, Any], job: Job[TaskRun], limits: Limits, worker: str) -> TaskRun:
-        line = self._line(fields, limits, worker)
-        return TaskRun(fields["attempt"].job, line, job, limits, self._host)
+        line = self._line(fields, limits, worker) if "head" in fields else b""  # of what could not be read
+        return TaskRun(job.attempt.job, line, job, limits, self._host)
+
+    def _head(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What a task that came by Runqy's API is told of itself; the fields of other requests are their clients'."""
+        queue, most = request.get("queue"), request.get("max_retry")
+        name = queue if isinstance(queue, str) else self._task.queue
+        return {"type": name, "queue": name} | ({"max_retry": most} if type(most) is int else {})
 
     def _line(self, fields: dict[str, Any], limits: Limits, worker: str) -> bytes:
         id, number = fields["attempt"]
-        request = json.loads(fields["request"])
-        queue = request.get("queue") or self._task.queue  # of jobs that did not come by Runqy's API
-        head = {"task_id": id, "type": queue, "retry_count": number - 1, "queue": queue}
-        if "max_retry" in request:
-            head["max_retry"] = request["max_retry"]
+        head = {"task_id": id, **fields["head"], "retry_count": number - 1}
         ours = {"attempt": number, "worker": worker, "output_limit": limits.output, "chunk_limit": limits.chunk}
         return b'%b,"payload":%b,"runlane":%b,"request":%b}}' % (
             json.dumps(head).encode()[:-1],

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from . import Attempt, Backoff, LinkError, LostReplyError, Register, Registered, UnreachableError, log_stale
 from .http_connection import Answer, Exchange, Request
@@ -139,7 +139,7 @@ class Gateway:
 def path_of(*parts: str | int, **query: str | int) -> str:
     """The path of a request."""
     path = "".join(f"/{quote(str(part), safe='')}" for part in parts)
-    return path + ("?" + "&".join(f"{name}={value}" for name, value in query.items()) if query else "")
+    return path + ("?" + urlencode(query, quote_via=quote) if query else "")
 
 
 def pairs_of(attempts: Sequence[Attempt]) -> list[list[Any]]:

@@ -127,7 +127,7 @@ class Registration:
             base=reply["base"],
             lease_ms=int(reply["lease_ms"]),
             limits=Limits(int(reply["output_limit"]), int(reply["chunk_limit"])),
-            queues=reply.get("queues", ""),
+            queues=reply["queues"] if self._settings.queues else "",
         )
 
     def _explain(self, status: int, text: str) -> str:

@@ -204,3 +204,58 @@ async def test_nothing_is_left_of_them(driver: Driver, remove: tuple[str | int, 
         assert await driver.queued() == []
         assert (await driver.call("health"))[3] == 0
         assert await driver.key("HGET", "counts", "CANCELLED") == "5"
+
+
+async def upkeep_is_away(driver: Driver, id: str, ms: int) -> None:
+    """So long that the hash of a job expires; its expiry is by the store's own clock, which the test cannot advance."""
+    await driver.pass_time(ms)
+    if await driver.key("PEXPIRETIME", f"job:{id}") <= await now(driver):
+        await driver.key("UNLINK", f"job:{id}")
+
+
+async def now(driver: Driver) -> int:
+    seconds, microseconds = await driver.raw("TIME")
+    return int(seconds) * 1000 + int(microseconds) // 1000 + int(await driver.key("GET", "clock") or 0)
+
+
+async def test_a_job_that_began_is_not_sealed_again_when_its_hash_has_expired(driver: Driver) -> None:
+    id = await submit(driver, ttl=10_000)
+    (job,) = await driver.take("w")
+    await upkeep_is_away(driver, id, 80_000)
+    assert await is_sealed(driver, id)  # as far as that can be seen
+    assert await driver.call("status", id, "") == []
+    assert await driver.finish(job) == ["STALE", "GONE"]
+    await driver.call("leave", "w")
+    assert await driver.take("other") == []
+    assert await driver.queued() == []
+
+
+async def test_a_job_that_waits_is_over_at_the_time_that_it_was_given(driver: Driver) -> None:
+    """Its entry says another one."""
+    id = await submit(driver)
+    await driver.call("touch", id, 10_000)
+    await upkeep_is_away(driver, id, 80_000)
+    await driver.upkeep()
+    assert await driver.take() == []
+    assert await driver.call("status", id, "") == []
+
+
+class TestPlacesInTheList:
+    async def test_of_a_queue_that_has_gone(self, driver: Driver) -> None:
+        running = await driver.begin()
+        rows, *_ = await driver.call("list", "7", 105, 10)
+        assert [row[0] for row in rows] == [running.id]
+
+    @pytest.mark.parametrize("seen", [10**14, 10**15 - 1, 10**16 - 1])
+    async def test_far_away(self, driver: Driver, seen: int) -> None:
+        id = await submit(driver)
+        rows, *_ = await driver.call("list", "1", seen, 10)
+        assert [row[0] for row in rows] == [id]
+
+    async def test_behind_many_that_are_listed_elsewhere(self, driver: Driver) -> None:
+        id = await submit(driver)
+        for _ in range(30):
+            await driver.submit()
+        rows, *_ = await driver.call("list", "0", 0, 10)
+        assert len(rows) == 10
+        assert rows[0][0] == id

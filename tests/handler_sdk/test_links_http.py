@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from handler_sdk.links import Attempt, LinkError, LostReplyError, RefusedError, TakenJob
-from handler_sdk.links.gateway import body_of
+from handler_sdk.links.gateway import body_of, path_of
 from handler_sdk.links.http import HttpLink, read_jobs
 from handler_sdk.links.http_connection import Answer
 
@@ -13,6 +13,11 @@ from .conftest import BASE, Gateway, Jobs, Store, eventually
 from .ends import Worker, blocked, joined, nothing, one, take
 
 pytestmark = pytest.mark.only_over("http")
+
+
+def test_what_a_query_says_comes_as_it_is() -> None:
+    path = path_of("a b", "c/d", queues=".high normal", wait=5)
+    assert path == "/a%20b/c%2Fd?queues=.high%20normal&wait=5"
 
 
 def asked(gateway: Gateway, operation: str) -> int:

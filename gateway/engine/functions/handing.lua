@@ -173,7 +173,7 @@ end
 -- `most`, `only`: how many jobs there are to give, and in which queue, if that is known: after each function, there are
 -- none or nobody waits. `settings`: as of `order_of`.
 local function hand_over(base, at, most, only, settings)
-  local left, order, passed = most or math.huge, nil, 0
+  local left, order, passed, in_vain = most or math.huge, nil, 0, {}
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', passed, passed)[1]
     if not worker then return end
@@ -183,11 +183,12 @@ local function hand_over(base, at, most, only, settings)
     if not listens(channel) then
       redis.call('ZREM', base .. ':waiting', worker)
     else
+      local queues = known.queues or ''
       order = order or order_of(base, settings)
-      job = begin_next(base, worker, at, part_of(order, known.queues), only)
+      job = not in_vain[queues] and begin_next(base, worker, at, part_of(order, queues), only)
       if not job then
-        if (known.queues or '') == '' then return end
-        passed = passed + 1  -- the next one may take what this one does not
+        if queues == '' then return end
+        passed, in_vain[queues] = passed + 1, true  -- the next one may take what this one does not
       end
     end
     if job then

@@ -180,6 +180,8 @@ end
 
 -- Of entries, which come with their payloads, no more are read for one list.
 local ENTRIES_IN_LIST = 1000
+-- A larger number is no queue's, but a time.
+local MOST_PLACE = 1000000
 local LISTED = {'state', 'created', 'started', 'finished', 'worker', 'attempt'}
 
 local function listed(base, id, bound, seen, job)
@@ -188,19 +190,20 @@ local function listed(base, id, bound, seen, job)
   return row
 end
 
--- list: a place to go on from, in two numbers ('0' and '0' to begin, '+inf' and '0' to leave sealed jobs out), most jobs to
--- look at. Sealed jobs come first, queue by queue, the newest first; then the others, the one that is forgotten last first.
+-- list: a place to go on from, in two numbers ('0' and '0' to begin, '+inf' and '0' to leave sealed jobs out), most jobs.
+-- Sealed jobs come first, queue by queue, the newest first; then the others, the one that is forgotten last first.
 -- A place is the number of a queue and an entry there; or the time at which a job is forgotten, and how many of just that
 -- time were seen.
 -- Returns {{id, place (two) to go on from after it, state, created, started, finished, worker, attempt} for each, place
 -- (two) to go on from; '' and 0 at the end}.
 local function list(keys, args)
-  local base, bound, seen, left = keys[1], args[1], tonumber(args[2]), tonumber(args[3])
-  local rows, queues, place = {}, fair.queues(queues_of(base)), math.max(1, tonumber(bound))
+  local base, bound, seen, most = keys[1], args[1], tonumber(args[2]), tonumber(args[3])
+  local rows, queues, place, read = {}, fair.queues(queues_of(base)), math.max(1, tonumber(bound)), 0
+  if place <= MOST_PLACE then bound = '+inf' end  -- behind the last queue
   while place <= #queues do
-    local before, key = seen > 0 and '(' .. seen .. '-0' or '+', queue_key(base, queues[place])
+    local before, key = seen > 0 and string.format('(%.0f-0', seen) or '+', queue_key(base, queues[place])
     local after = '(' .. group_of(base, queues[place])['last-delivered-id']
-    local count = math.min(left, ENTRIES_IN_LIST)
+    local count = math.min(most - #rows, ENTRIES_IN_LIST)
     local items = redis.call('XREVRANGE', key, before, after, 'COUNT', count)
     for _, item in ipairs(items) do
       local id = id_at(item)
@@ -208,10 +211,15 @@ local function list(keys, args)
       seen = number_of(item[1])
       if job.sealed then rows[#rows + 1] = listed(base, id, place, seen, job) end
     end
-    if #items == count then return {rows, place, seen} end
-    left = left - #items
-    place, bound, seen = place + 1, '+inf', 0
+    read = read + #items
+    if #items < count then
+      place, seen = place + 1, 0
+    elseif #rows == most or read >= ENTRIES_IN_LIST then
+      return {rows, place, seen}
+    end
   end
+  if bound == '+inf' then seen = 0 end
+  local left = most - #rows
   local found = redis.call('ZRANGE', base .. ':lifetimes', bound, '-inf', 'BYSCORE', 'REV', 'LIMIT', seen, left,
     'WITHSCORES')
   for i = 1, #found, 2 do

@@ -29,14 +29,19 @@ local function unseal(queue, entry, fields)
   return hash, expires, created + ttl
 end
 
--- As `unseal`, of the job with this id.
+-- As `unseal`, of the job with this id. From the moment at which its entry is delivered, only its hash counts: when that
+-- has expired, the job is over.
 local function find_sealed(base, id)
   local digits = #id == 36 and string.match(id, '^%x+$', 25)
   if not digits then return nil end
-  local entry, queues = string.format('%.0f-0', tonumber(digits, 16)), queues_of(base)
+  local number, queues = tonumber(digits, 16), queues_of(base)
+  local entry = string.format('%.0f-0', number)
   for i = 2, #queues, 2 do
     local item = redis.call('XRANGE', queue_key(base, queues[i]), entry, entry)[1]
-    if item and id_at(item) == id then return unseal(queues[i], entry, item[2]) end
+    if item and id_at(item) == id then
+      if number <= number_of(group_of(base, queues[i])['last-delivered-id']) then return nil end
+      return unseal(queues[i], entry, item[2])
+    end
   end
 end
 

@@ -32,13 +32,23 @@ async def test_a_registration_has_all_that_a_worker_needs(make_target: Make) -> 
 
 
 async def test_a_registration_for_some_of_the_queues(make_target: Make) -> None:
-    sub_queues = [{"name": "default", "priority": 1}, {"name": "high", "priority": 2}, {"name": "low", "priority": 1}]
+    sub_queues = [{"name": "default", "priority": 1}, {"name": "high", "priority": 2}]
     target = await make_target(queue={"sub_queues": sub_queues})
     for names, queues in ((["high"], ".high"), (["low", "default"], "low normal"), ([], "")):
-        response = await register(target, {"id": "w", "queues": names})
+        response = await register(target, {"id": "w", "restarted": True, "queues": names})
         assert (response.status_code, response.json()["queues"]) == (200, queues)
-    response = await register(target, {"id": "w", "queues": ["high", "other"]})
+    unknown = {"id": "w", "queues": ["high", "other"]}
+    response = await register(target, unknown | {"restarted": True})
     assert (response.status_code, response.json()["error"]) == (400, f"endpoint {target.id} has no sub-queue 'other'")
+    response = await register(target, unknown)  # it works already, and the queue has gone meanwhile
+    assert (response.status_code, response.json()["queues"]) == (200, ".high .other")
+    assert (await register(target, {"queues": ["a b"]})).status_code == 400
+
+
+async def test_a_registration_for_the_queues_of_runpods_jobs(make_target: Make) -> None:
+    target = await make_target(queue={"sub_queues": [{"name": "high", "priority": 2}]})
+    response = await register(target, {"restarted": True, "queues": ["default", "low"]})
+    assert (response.status_code, response.json()["queues"]) == (200, "normal low")
 
 
 @pytest.mark.parametrize("body", [None, b"", {}, {"id": None}, {"description": {}}])

@@ -65,7 +65,10 @@ class Queue:
         return found
 
     def submit(self, given: Any = None, **request: Any) -> str:
-        answer = self._http.post(f"{self._path}/run", json={"input": given, **request})
+        return self.submit_raw(json.dumps({"input": given, **request}))
+
+    def submit_raw(self, body: str) -> str:
+        answer = self._http.post(f"{self._path}/run", content=body)
         assert answer.status_code == 200, answer.text
         id: str = answer.json()["id"]
         return id

@@ -27,6 +27,13 @@ class TestJobs:
         assert set(registration) == {"queue", "hostname", "os", "version", "worker_id"}
         assert jobs.workers()[0]["id"] == registration["worker_id"]
 
+    @pytest.mark.parametrize("field", ["input", "other"])
+    def test_that_python_cannot_read_fail(self, start_agent: StartAgent, jobs: Queue, field: str) -> None:
+        start_agent(HANDLER)
+        bad = jobs.submit_raw(f'{{"input": 1, "{field}": {"9" * 5000}}}')
+        assert jobs.wait(bad)["error"].startswith("the job's input cannot be read in Python: ")
+        assert jobs.run({"return": 5}) == 5
+
     def test_that_print_do_not_disturb(self, start_agent: StartAgent, jobs: Queue) -> None:
         agent = start_agent(HANDLER)
         assert jobs.run({"print": '{"task_id": "x"}', "return": 5}) == 5
