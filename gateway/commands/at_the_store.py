@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ..engine.keys import DEFAULT_TENANT
 from ..errors import StartupError
 from .connection import HINTS, Command, Connection, remote
 
@@ -29,11 +31,26 @@ class GatewayOrStore:
         """
         if self._tenant is None:
             return self._connection.call(method, path, body, hints)
-        if not self._redis_url:
-            raise StartupError(f"--tenant works on the store itself: set --redis or {REDIS_VARIABLE}")
         from ..at_store import call
 
-        return call(self._redis_url, self._tenant, method, path, body)
+        return call(*self._at_store("--tenant"), method, path, body)
+
+    def load_queue_files(self, folder: Path) -> Any:
+        """Has the store's queues be as the files in this directory say. Raises StartupError."""
+        from ..at_store import load_queue_files
+
+        return load_queue_files(*self._at_store("--dir"), folder)
+
+    def secret(self, vault: str, key: str) -> str:
+        """The value of an entry of a vault. Raises StartupError."""
+        from ..at_store import secret
+
+        return secret(*self._at_store("This"), vault, key)
+
+    def _at_store(self, what: str) -> tuple[str, str]:
+        if not self._redis_url:
+            raise StartupError(f"{what} works on the store itself: set --redis or {REDIS_VARIABLE}")
+        return self._redis_url, self._tenant or DEFAULT_TENANT
 
 
 def at_the_store(what: str) -> Callable[[Command], Command]:

@@ -8,6 +8,7 @@ import click
 
 from ..errors import StartupError
 from . import output
+from .at_the_store import GatewayOrStore, at_the_store
 from .connection import Connection, json_option, remote, remote_group, says_errors, segment
 from .parameters import QUEUE, OneOf, Positive
 
@@ -40,11 +41,12 @@ def show(connection: Connection, queue: str) -> None:
 
 
 @config.command("reload")
-@remote
-def reload(connection: Connection) -> None:
+@click.option("--dir", "folder", type=FOLDER, help="With --redis: has the store's queues be as the files in it say.")
+@at_the_store("queues")
+def reload(source: GatewayOrStore, folder: Path | None) -> None:
     """Have the gateway read its queue files again; status 1 if something in them is wrong."""
-    answer = connection.call("POST", f"{PATH}/reload")
-    connection.show(answer, _print_reloaded)
+    answer = source.load_queue_files(folder) if folder is not None else source.call("POST", f"{PATH}/reload")
+    source.show(answer, _print_reloaded)
     if answer.get("errors"):
         sys.exit(1)
 

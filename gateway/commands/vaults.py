@@ -18,7 +18,7 @@ KEY = Name("key")
 def vault() -> None:
     """Keep secrets for the workers of endpoints that list the vault.
 
-    The value of a secret comes out nowhere else: there is no `get`.
+    No gateway tells the value of a secret to anybody else.
     """
 
 
@@ -72,6 +72,15 @@ def set_(connection: Connection, vault: str, key: str, value: str | None, no_sec
     """
     body = {"key": key, "value": secret_of(value, f"Value of {key}"), "is_secret": not no_secret}
     connection.show(connection.call("POST", _entries(vault), body), _print_message)
+
+
+@vault.command("get")
+@click.argument("vault", type=VAULT)
+@click.argument("key", type=KEY)
+@at_the_store("vaults")
+def get(source: GatewayOrStore, vault: str, key: str) -> None:
+    """Print the value of the entry KEY of VAULT, for whoever has the store and RUNQY_VAULT_MASTER_KEY."""
+    source.show({"value": source.secret(vault, key)}, lambda found: click.echo(found["value"]))
 
 
 @vault.command("unset")

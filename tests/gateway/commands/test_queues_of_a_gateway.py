@@ -186,9 +186,30 @@ def test_vaults(command: Command, at_gateway: Command, with_vaults: Gateway, bac
     assert vault("rotate") == "rotated: 0\nunchanged: 2\n"
     store = {"RUNLANE_REDIS_URL": backing.url, "RUNQY_VAULT_MASTER_KEY": f"{NEW_MASTER_KEY},{MASTER_KEY}"}
     assert vault("rotate", "--tenant", "vault-test", **store) == "rotated: 2\nunchanged: 0\n"
+    at_store = {"RUNLANE_REDIS_URL": backing.url, "RUNQY_VAULT_MASTER_KEY": NEW_MASTER_KEY}
+    assert vault("get", "v", "TOKEN", "--tenant", "vault-test", **at_store) == "mysecret\n"
+    get = ("vault", "get", "--tenant", "vault-test", "v")
+    check_failed(at_gateway(*get, "NONE", **at_store), "not found")
+    check_failed(at_gateway(*get, "TOKEN", RUNLANE_REDIS_URL=backing.url), "RUNQY_VAULT_MASTER_KEY")
+    check_failed(at_gateway(*get, "TOKEN", RUNLANE_REDIS_URL=backing.url, RUNQY_VAULT_MASTER_KEY=MASTER_KEY), "decrypt")
     vault("unset", "v", "REGION")
     vault("delete", "v", "--force")
     check_failed(at_gateway("vault", "show", "v", url=with_vaults.url), "server error (404): vault")
+
+
+def test_queue_files_are_loaded_at_the_store(
+    command: Command, at_gateway: Command, backing: Server, tmp_path: Path, endpoint: str
+) -> None:
+    arguments = ("config", "reload", "--dir", str(tmp_path), "--tenant", f"files-{endpoint}")
+    store = {"RUNLANE_REDIS_URL": backing.url}
+    deployment = "deployment: {git_url: https://git.example/x, startup_cmd: python x}"
+    (tmp_path / "q.yaml").write_text(f"queues: {{{endpoint}: {{priority: 3, {deployment}}}}}")
+    assert command(*arguments, **store) == f"reloaded {endpoint}.default\n"
+    (tmp_path / "q.yaml").write_text("queues: {}")
+    assert command(*arguments, **store) == f"removed {endpoint}.default\n"
+    (tmp_path / "bad.yaml").write_text("queues: {x: {priority: no}}")
+    check_failed(at_gateway(*arguments, **store), "bad.yaml: queue 'x'")
+    check_failed(at_gateway(*arguments), "--dir works on the store itself: set --redis or RUNLANE_REDIS_URL")
 
 
 def test_vaults_that_are_not_there(at_gateway: Command) -> None:

@@ -97,5 +97,6 @@ def test_without_a_master_key(at_documented: Command, documented: Documented) ->
     check_failed(at_documented("vault", "list"), "server error (503): vaults not enabled. Set RUNQY_VAULT_MASTER_KEY")
 
 
-def test_there_is_no_get(at_documented: Command) -> None:
-    assert at_documented("vault", "get", "v", "K").exit_code == 2
+def test_no_gateway_is_asked_for_a_value(at_documented: Command, documented: Documented) -> None:
+    check_failed(at_documented("vault", "get", "v", "K"), "set --redis or RUNLANE_REDIS_URL")
+    assert documented.requests == []
