@@ -13,6 +13,7 @@ from ..described import Media, described
 from ..engine.endpoints import Endpoint, Endpoints
 from ..engine.engine import Engine
 from ..engine.keys import name_of
+from ..engine.queue_config import queue_of
 from ..engine.roster import Worker
 from ..engine.telemetry import LogLine
 from ..errors import NotFound
@@ -117,7 +118,8 @@ class RunqyWorkers:
 
 def _shown(endpoint: Endpoint, worker: Worker) -> types.RunqyWorker:
     said = description_of(worker)
-    served = sorted((each for each in endpoint.config.queue.sub_queues if each.enabled), key=lambda each: each.name)
+    enabled = sorted((each for each in endpoint.config.queue.sub_queues if each.enabled), key=lambda each: each.name)
+    served = [each for each in enabled if not worker.queues or queue_of(each.name) in worker.queues]
     return types.RunqyWorker(
         worker_id=f"{endpoint.id}:{worker.id}",
         started_at=(worker.came or 0) // 1000,

@@ -35,7 +35,7 @@ class Worker(msgspec.Struct, frozen=True):
     no sign of life; `seen`: when it last did, in ms since the epoch, and `silent`: for so many ms it did not; `link`:
     "http" when it comes through a gateway; `trouble`: why it is unhealthy, if it said so; `description`: JSON, what it
     says of itself; `came`: since when it is one, in ms since the epoch; `named`: the ids of some of its jobs, of which
-    it has `jobs`."""
+    it has `jobs`; `queues`: the engine's names of those whose jobs alone it takes, none for all."""
 
     id: str
     state: str
@@ -49,11 +49,12 @@ class Worker(msgspec.Struct, frozen=True):
     came: int | None
     metrics: Metrics | None
     named: list[str]
+    queues: list[str]
 
 
 def read_worker(row: list[Any]) -> Worker:
     """A worker, as the functions `workers` and `worker` give it."""
-    id, state, jobs, seen, silent, concurrency, link, trouble, description, came, told, measured, named = row
+    id, state, jobs, seen, silent, concurrency, link, trouble, description, came, told, measured, named, queues = row
     return Worker(
         id.decode(),
         state.decode(),
@@ -67,6 +68,7 @@ def read_worker(row: list[Any]) -> Worker:
         came,
         _metrics(told, measured),
         [job.decode() for job in named],
+        queues.decode().split(),
     )
 
 

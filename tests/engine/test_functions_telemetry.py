@@ -11,7 +11,7 @@ from .driver import Driver
 pytestmark = pytest.mark.every_store
 
 NAMES = ("id", "state", "jobs", "seen", "silent", "concurrency", "link", "trouble", "description", "came", "metrics",
-         "measured", "named")  # fmt: skip
+         "measured", "named", "queues")  # fmt: skip
 
 
 async def tell(driver: Driver, *texts: str, first: int = 1, run: str = "a", figures: str = "", age: int = 0) -> None:

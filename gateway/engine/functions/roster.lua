@@ -14,17 +14,19 @@ local function jobs_of(base, worker)
 end
 
 -- What is known of a worker: {id, state, jobs in hand, last sign of life, ms since then, concurrency, link, trouble,
--- description, when it came, figures of its machine, when those came, ids of some of its jobs}
+-- description, when it came, figures of its machine, when those came, ids of some of its jobs, the queues that it takes
+-- jobs of ('' for all)}
 local function shown(id, state, held, jobs, known, at)
   return {id, state, held, tonumber(known.seen) or false, known.seen and at - known.seen, known.concurrency or false,
     known.link or false, known.trouble or false, known.description or false, tonumber(known.came) or false,
-    known.metrics or false, tonumber(known.measured) or false, jobs}
+    known.metrics or false, tonumber(known.measured) or false, jobs,
+    known.queues or ''}
 end
 
 -- One of those that have not been forgotten. `gone`: the time from which on it counts as gone.
 local function show_known(base, id, gone, held, at)
   local known = load(base .. ':worker:' .. id, 'state', 'seen', 'concurrency', 'link', 'trouble', 'description', 'came',
-    'metrics', 'measured')
+    'metrics', 'measured', 'queues')
   local state = tonumber(gone) < at and 'lost' or state_seen(known.state, held[id])
   return shown(id, state, held[id] or 0, held[id] and jobs_of(base, id) or {}, known, at)
 end

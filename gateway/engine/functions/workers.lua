@@ -41,7 +41,8 @@ end
 -- Notes that a worker has gone. `state`: 'stopped', or 'lost' when it gave no sign of life.
 local function note_departure(base, worker, state, at)
   local fields = {'worker', worker, 'state', state, 'left', at}
-  for name, value in pairs(load(base .. ':worker:' .. worker, 'seen', 'concurrency', 'link', 'description', 'came')) do
+  for name, value in pairs(load(base .. ':worker:' .. worker, 'seen', 'concurrency', 'link', 'description', 'came',
+    'queues')) do
     if value then append(fields, name, value) end
   end
   redis.call('XADD', base .. ':departed', 'MAXLEN', MOST_DEPARTED, '*', unpack(fields))

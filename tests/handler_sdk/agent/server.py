@@ -130,6 +130,11 @@ class Queue:
         found: list[dict[str, Any]] = self._http.get(f"{self._path}/workers").json()["workers"]
         return found
 
+    def queues_of_workers(self) -> list[str]:
+        """As Runqy's list of workers has them."""
+        found = self._http.get("/api/cli/workers?limit=1000").json()["workers"]
+        return [each["queues"] for each in found if each["endpoint"] == self.name]
+
     def close(self) -> None:
         self._http.close()
 

@@ -191,3 +191,4 @@ while True:
     found = jobs.wait(mine)
     assert found.get("output") == {"type": name, "queue": name, "retry_count": 0, "max_retry": 7}, found
     assert jobs.look(other)["status"] == "IN_QUEUE"
+    assert jobs.queues_of_workers() == [f"map[{name}:1]"]
