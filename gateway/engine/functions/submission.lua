@@ -91,13 +91,18 @@ local function plan(intake, id, queue, timeout, ttl, retention, share, weight, w
   if webhooks ~= '' then head[#head + 1] = 'webhooks ' .. webhooks end
   if terms.policy then head[#head + 1] = 'policy ' .. terms.policy end
   if terms.unique then head[#head + 1] = 'unique ' .. terms.unique end
-  local lines = string.find(request, '\n', 1, true) and request or nil  -- no line of the head
-  if request ~= '' and not lines then head[#head + 1] = 'request ' .. request end
-  local planned = {id = id, room = MOST_SEALED - #request, request = lines, queue = queue, stream = queue_key(intake.base, queue), ttl = ttl, share = share,
-    weight = weight, terms = terms, ends = ends, head = table.concat(head, '\n')}
+  local planned = {id = id, queue = queue, stream = queue_key(intake.base, queue), ttl = ttl, share = share,
+    weight = weight, terms = terms, ends = ends, room = MOST_SEALED - #request}
+  if string.find(request, '\n', 1, true) then
+    planned.request = request  -- it cannot be a line of the head: such jobs are not sealed
+  elseif request ~= '' then
+    head[#head + 1] = 'request ' .. request
+  end
+  planned.head = table.concat(head, '\n')
   planned.is_numbered, planned.is_delayed = string.sub(id, -1) == '-', terms.delay and terms.delay > 0
   planned.has_entry = not planned.is_delayed and not intake.is_fair
-  planned.seals = planned.is_numbered and planned.has_entry and ends_in_order(intake, queue, ends)
+  planned.seals = planned.is_numbered and planned.has_entry and not planned.request
+    and ends_in_order(intake, queue, ends)
   return planned
 end
 
@@ -134,7 +139,7 @@ local function id_of(planned, number) return planned.is_numbered and numbered(pl
 -- Puts a job into its queue. Returns its number there.
 local function add(intake, planned, input, watcher)
   local number = (planned.is_numbered or not planned.is_delayed) and next_number(intake, planned.queue)
-  if planned.seals and #input <= planned.room and not planned.request then
+  if planned.seals and #input <= planned.room then
     redis.call('XADD', planned.stream, string.format('%d-0', number), 'sealed', planned.head, 'input', input)
   else
     local others = {}
