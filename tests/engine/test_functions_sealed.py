@@ -235,6 +235,7 @@ async def test_a_job_that_waits_is_over_at_the_time_that_it_was_given(driver: Dr
     id = await submit(driver)
     await driver.call("touch", id, 10_000)
     await upkeep_is_away(driver, id, 80_000)
+    assert not await is_sealed(driver, id)
     await driver.upkeep()
     assert await driver.take() == []
     assert await driver.call("status", id, "") == []

@@ -126,11 +126,11 @@ local function touch(keys, args)
   local job = load_job(base, id, 'webhooks')
   if not job.state then return 0 end
   open(base, id, job)
-  local chunks, kept = chunks_key(base, id), redis.call('PEXPIRETIME', job_key(base, id))
+  local kept = redis.call('PEXPIRETIME', job_key(base, id))
   keep_until(base, id, at + args[2], true, job.webhooks and not FINAL[job.state] and TELL_SLACK_MS or nil)
   if not FINAL[job.state] then
     -- While its entry is there, its hash is, too: else it would be a sealed job again. Upkeep ends it at its time.
-    for _, key in ipairs({job_key(base, id), chunks}) do redis.call('PEXPIREAT', key, kept, 'GT') end
+    for _, key in ipairs({job_key(base, id), chunks_key(base, id)}) do redis.call('PEXPIREAT', key, kept, 'GT') end
   end
   return 1
 end
