@@ -1,1 +1,1 @@
-"""Measurements. Every figure is a ratio of two things measured in one run on one machine."""
+"""Load tests of anything that is compatible with RunPod."""

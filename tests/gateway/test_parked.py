@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loadtest.parked import measure
+from loadtest.bench.parked import measure
 
 from ..stores import Server
 from .clients import API_KEY

@@ -1,4 +1,4 @@
-"""Whether the time of an answer tells what its sender may not know: `python -m loadtest.timing [--rounds 4000]`.
+"""Whether the time of an answer tells what its sender may not know: `python -m loadtest.bench.timing [--rounds 4000]`.
 
 For each pair of requests, which have the same answer, it prints the medians and the p-value of a Mann-Whitney test
 (two-sided, by its normal approximation, with ties): the chance that two samples of the same times differ as much. All
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from .bench import process, store, wait_for
+from .environment import process, store, wait_for
 
 PORT = 8127
 OWNER, STRANGER = "acme:timing-of-acme", "acme-2:timing-of-another"
@@ -51,7 +51,9 @@ class Pair(NamedTuple):
 
 def main() -> None:
     """Prints a line for each pair."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.timing", description="Compares the times of answers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench.timing", description="Compares the times of answers."
+    )
     parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--check", action="store_true", help="compare each request with itself")
     given = parser.parse_args()

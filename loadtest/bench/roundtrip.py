@@ -33,7 +33,7 @@ def worker(url: str) -> None:
 
 def measure(url: str, count: int) -> float:
     """The median of `count` round trips, in seconds."""
-    process = subprocess.Popen([sys.executable, "-m", "loadtest.roundtrip", url], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "loadtest.bench.roundtrip", url], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     client = redis.Redis.from_url(url)
