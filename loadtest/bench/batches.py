@@ -1,73 +1,86 @@
-"""Jobs that come many in a request, and what the store alone takes into a stream."""
+"""Jobs that come many in a request, against what the store alone takes into a stream."""
 
+import contextlib
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import orjson
 import redis
 
-SIZES = (1, 10, 100, 1000)
+from .environment import ENDPOINT, PAYLOAD, deployment, processors, started_on
+from .measurement import Figures, Measurement, Round, Row, Tree
+from .wrk import Requests, wrk
+
+CONNECTIONS = 16
+TARGETS = {1: None, 100: 0.35}
+"""By the number of jobs in a request."""
+
 XADDS = 200_000
 PIPELINED = 16
 """As in the examples of Redis's own pages on benchmarks: https://redis.io/docs/latest/operate/oss_and_stack/management/optimization/benchmarks/"""
 
-KEY = "bench:xadd"
-TARGET, TARGET_XADDS = 60_000, 258_000
-"""Jobs/s at 100 in a request that there should be where the store alone takes so many entries/s."""
-
-_PAYLOAD = {"prompt": "hello, this is a prompt", "n": 3}
+STREAM = "bench:xadd"
 
 
-def script(key: str, queue: str, size: int) -> str:
-    """For wrk: requests with so many jobs each; one goes to /queue/add, more to /queue/add-batch."""
-    body = {"queue": queue, "timeout": 300}
-    body |= {"data": _PAYLOAD} if size == 1 else {"jobs": [{"timeout": 300, "data": _PAYLOAD}] * size}
-    return f"""
-wrk.method = "POST"
-wrk.body = '{orjson.dumps(body).decode()}'
-wrk.headers["Authorization"] = "Bearer {key}"
-"""
+@contextlib.contextmanager
+def _batches(tree: Tree) -> Iterator[Round]:
+    servers, others = processors()
+    with started_on(others), deployment(tree, servers) as deployed, deployed.client() as client:
+
+        def once() -> dict[str, Figures]:
+            with started_on(servers):
+                alone = xadds_per_second(deployed.store_url)
+            found = {}
+            for size in TARGETS:
+                path, body = request(size)
+                accepted = wrk(Requests(f"{deployed.url}{path}", body, CONNECTIONS)).per_second * size
+                found[f"batch-{size}"] = Figures(accepted, alone)
+                client.delete(f"{deployed.url}/api/queues/{ENDPOINT}?force=true").raise_for_status()
+            return found
+
+        yield once
 
 
-def path(size: int) -> str:
-    """Where such requests go."""
-    return "/queue/add" if size == 1 else "/queue/add-batch"
+def request(size: int, payload: str = PAYLOAD, endpoint: str = ENDPOINT) -> tuple[str, str]:
+    """The path and the body of a request with so many jobs."""
+    job = {"timeout": 300, "data": orjson.Fragment(payload)}
+    if size == 1:
+        return "/queue/add", orjson.dumps({"queue": endpoint, **job}).decode()
+    return "/queue/add-batch", orjson.dumps({"queue": endpoint, "timeout": 300, "jobs": [job] * size}).decode()
 
 
-def target(xadds: float) -> float:
-    """Jobs/s at 100 in a request that there should be, by the store's own entries/s."""
-    return TARGET * xadds / TARGET_XADDS
+def xadds_per_second(url: str) -> float:
+    """Entries per second that the store at a URL takes into a stream, pipelined, as its own program measures it.
 
-
-def benchmark_program() -> str | None:
-    """The store's own; None when there is none here."""
-    return shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
-
-
-def xadds_per_second(program: str, url: str) -> float:
-    """Entries per second that the store at a URL takes into a stream, pipelined, as its own program measures it."""
+    Raises:
+        SystemExit: there is no such program here.
+    """
+    program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+    if program is None:
+        raise SystemExit("this needs redis-benchmark (apt-get install redis-tools) or valkey-benchmark")
     parts = urlsplit(url)
     place = ["-s", parts.path] if parts.scheme == "unix" else ["-h", str(parts.hostname), "-p", str(parts.port)]
-    if parts.password:
-        place += ["-a", parts.password]
-    command = [
-        program,
-        *place,
-        "-P",
-        str(PIPELINED),
-        "-n",
-        str(XADDS),
-        "-q",
-        "XADD",
-        KEY,
-        "*",
-        "job",
-        "0123456789abcdef",
-    ]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    login = ["-a", parts.password] if parts.password else []
+    what = ["-P", str(PIPELINED), "-n", str(XADDS), "-q", "XADD", STREAM, "*", "job", "0123456789abcdef"]
+    output = subprocess.run([program, *place, *login, *what], check=True, capture_output=True, text=True).stdout
     with redis.Redis.from_url(url) as client:
-        client.delete(KEY)
-    rates = re.findall(r"([\d.]+) requests per second", output)
-    return float(rates[-1])
+        client.delete(STREAM)
+    return float(re.findall(r"([\d.]+) requests per second", output)[-1])
+
+
+MEASUREMENTS = [
+    Measurement(
+        "batches",
+        {
+            f"batch-{size}": Row(
+                f"/queue/add{'-batch' if size > 1 else ''}, {size:,} a request", "XADD", "jobs/s", target
+            )
+            for size, target in TARGETS.items()
+        },
+        _batches,
+        rounds=10,
+    )
+]

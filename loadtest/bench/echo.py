@@ -1,6 +1,7 @@
 """The ceiling: an ASGI app that sends the body back, under the server settings of the gateway."""
 
 import sys
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,13 +26,13 @@ def make() -> object:
     return echo
 
 
-def main() -> None:
-    """Serves on the port given."""
+def serve(app: Callable[[], object]) -> None:
+    """Serves on the port that the command line says."""
     settings = Settings(port=int(sys.argv[1]))
-    config = configuration(make, settings, 1)
+    config = configuration(app, settings, 1)
     config.lifespan = "off"
     Server(config).run(sockets=[listen(settings)])
 
 
 if __name__ == "__main__":
-    main()
+    serve(make)

@@ -1,15 +1,20 @@
-"""What the measurements run against: a store, gateways and workers of their own, on loopback."""
+"""What the measurements run against: a store, a gateway and workers of their own, on loopback."""
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import redis
 
 from gateway.access import limits
 from gateway.embedded import EmbeddedStore
@@ -19,7 +24,125 @@ ENDPOINT = "bench"
 LIMITS = ",".join(f"{operation}=100000000/100000" for operation in limits.LIMITS)
 """They are checked, and never reached."""
 
-ECHO_HANDLER = Path(__file__).with_name("handler.py")
+SECONDS_TO_START = 20.0
+PAYLOAD = '{"prompt":"hello, this is a prompt","n":3}'
+JOB = f'{{"input":{PAYLOAD}}}'
+"""The body of a small job: 60 bytes."""
+
+HERE = Path(__file__).parents[2]
+"""The checkout that this belongs to."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A store and one gateway process: where they are, and their processes."""
+
+    tree: Path
+    url: str
+    gateway: int
+    store_url: str
+    store: int
+
+    def at(self, path: str, endpoint: str = ENDPOINT) -> str:
+        """The URL of an operation on jobs, such as `/run`."""
+        return f"{self.url}/v2/{endpoint}{path}"
+
+    def client(self) -> httpx.Client:
+        """A client with the key."""
+        return httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
+
+    def redis(self) -> "redis.Redis":
+        """A client of the store."""
+        return redis.Redis.from_url(self.store_url)
+
+    def health(self) -> dict[str, Any]:
+        """The counts of jobs and workers."""
+        with self.client() as client:
+            return dict(client.get(self.at("/health")).raise_for_status().json())
+
+    def purge(self) -> None:
+        """Removes the jobs that wait."""
+        with self.client() as client:
+            client.post(self.at("/purge-queue")).raise_for_status()
+
+    def check_completed(self) -> None:
+        """Ends the program unless jobs were COMPLETED, and none ended otherwise."""
+        jobs = self.health()["jobs"]
+        if not jobs["completed"] or jobs["failed"] or jobs["retried"]:
+            raise SystemExit(f"not all jobs were completed: {jobs}")
+
+    def finished_job(self) -> str:
+        """The id of a job that was run, by a worker that takes just this one."""
+        with self.client() as client:
+            job: str = client.post(self.at("/run"), content=JOB).raise_for_status().json()["id"]
+            client.get(self.at("/job-take/by-hand")).raise_for_status()
+            done = self.at(f"/job-done/by-hand/{job}")
+            client.post(done, content=f'{{"output":{PAYLOAD}}}').raise_for_status()
+            if (status := client.get(self.at(f"/status/{job}")).json()["status"]) != "COMPLETED":
+                raise SystemExit(f"the job that was to be COMPLETED is {status}")
+        return job
+
+    @contextlib.contextmanager
+    def worker(self, handler: Path, **settings: str) -> Iterator[int]:
+        """One worker, ready, with settings of its handler's own: its process."""
+        environment = {"RUNLANE_URL": self.url, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
+                       "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
+        with process([sys.executable, "-m", "handler_sdk", str(handler)], self.tree, environment) as pid:
+            wait_until(lambda: self.health()["workers"]["ready"] > 0, "no worker became ready")
+            yield pid
+
+
+@contextlib.contextmanager
+def deployment(tree: Path, gateways: set[int] | None = None, **settings: str) -> Iterator[Deployment]:
+    """A store, and a gateway process of a tree: keys are checked and requests are counted.
+
+    gateways: the processors that the gateway's process has, if not the same as everything else.
+    """
+    before = os.sched_getaffinity(0)
+    with store() as running, started_on(gateways or before):
+        chosen = {
+            "RUNLANE_REDIS_URL": running.url, "RUNLANE_API_KEYS": KEY, "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}",
+            "RUNLANE_RATE_LIMITS": LIMITS, "RUNLANE_AUDIT_LOG": "off", "RUNLANE_LOG_LEVEL": "warning", **settings,
+        }  # fmt: skip
+        port = free_port()
+        command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--endpoint", ENDPOINT]
+        with process(command, tree, chosen) as pid:
+            deployed = Deployment(tree, f"http://127.0.0.1:{port}", pid, running.url, running.pid)
+            wait_for(deployed.at("/health"))
+            with started_on(before):
+                yield deployed
+
+
+@contextlib.contextmanager
+def store() -> Iterator[EmbeddedStore]:
+    """An embedded store of its own: AOF, synced every second."""
+    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
+        running = EmbeddedStore(Path(folder))
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@contextlib.contextmanager
+def server(module: str, *arguments: str) -> Iterator[str]:
+    """One of the bench's own servers, `python -m MODULE PORT`: its URL."""
+    port = free_port()
+    with process([sys.executable, "-m", module, str(port), *arguments], HERE):
+        wait_for(f"http://127.0.0.1:{port}/")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def process(command: list[str], tree: Path, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process of ours for a while, with the modules of a tree: its id."""
+    variables = {**os.environ, **(environment or {}), "PYTHONPATH": str(tree)}
+    started = subprocess.Popen(command, cwd=tree, env=variables, stdout=subprocess.DEVNULL)
+    try:
+        yield started.pid
+    finally:
+        started.terminate()
+        started.wait()
 
 
 def processors() -> tuple[set[int], set[int]]:
@@ -39,78 +162,42 @@ def started_on(processors: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-@contextlib.contextmanager
-def store() -> Iterator[tuple[str, Path]]:
-    """An embedded store of its own, and a folder."""
-    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
-        running = EmbeddedStore(Path(folder) / "store")
-        try:
-            yield running.url, Path(folder)
-        finally:
-            running.stop()
+def place_of(url: str) -> tuple[str, int]:
+    """The host and the port of a URL that names both."""
+    parts = urlsplit(url)
+    return str(parts.hostname), int(parts.port or 0)
 
 
-@contextlib.contextmanager
-def gateway(url: str, port: int = 8126, rate_limits: str = LIMITS) -> Iterator[str]:
-    """One gateway process with a key: its URL."""
-    with gateway_process(url, port, rate_limits) as (base, _):
-        yield base
-
-
-@contextlib.contextmanager
-def gateway_process(url: str, port: int = 8126, rate_limits: str = LIMITS) -> Iterator[tuple[str, int]]:
-    """The same: its URL and its process's id."""
-    environment = {**os.environ, "RUNLANE_REDIS_URL": url, "RUNLANE_API_KEYS": KEY,
-                   "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}", "RUNLANE_RATE_LIMITS": rate_limits,
-                   "RUNLANE_AUDIT_LOG": "off"}  # fmt: skip
-    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--endpoint", ENDPOINT]
-    with process(command, environment) as pid:
-        wait_for(f"http://127.0.0.1:{port}/v2/{ENDPOINT}/health")
-        yield f"http://127.0.0.1:{port}", pid
-
-
-@contextlib.contextmanager
-def worker(base: str, handler: Path = ECHO_HANDLER, **settings: str) -> Iterator[None]:
-    """One worker, and settings of its handler's own."""
-    environment = {**os.environ, "RUNLANE_URL": base, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
-                   "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
-    with process([sys.executable, "-m", "handler_sdk", str(handler)], environment):
-        yield
-
-
-@contextlib.contextmanager
-def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
-    """A process of ours for a while: its id."""
-    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        yield started.pid
-    finally:
-        started.terminate()
-        started.wait()
+def free_port() -> int:
+    """A port on loopback that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for(url: str) -> None:
     """Waits until something answers there."""
-    for _ in range(200):
+
+    def answers() -> bool:
         with contextlib.suppress(httpx.HTTPError):
             httpx.get(url)
-            return
-        time.sleep(0.1)
-    raise SystemExit(f"nothing answers at {url}")
+            return True
+        return False
+
+    wait_until(answers, f"nothing answers at {url}")
 
 
-def wait_for_worker(base: str) -> None:
-    """Waits until a worker is ready."""
-    for _ in range(200):
-        if httpx.get(f"{base}/v2/{ENDPOINT}/health", headers=headers()).json()["workers"]["ready"]:
-            return
-        time.sleep(0.1)
-    raise SystemExit("no worker became ready")
+def wait_until(condition: Any, otherwise: str, seconds: float = SECONDS_TO_START) -> None:
+    """Waits until the condition is true.
 
-
-def headers() -> dict[str, str]:
-    """With the key."""
-    return {"Authorization": f"Bearer {KEY}"}
+    Raises:
+        SystemExit: it was not, for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(otherwise)
+        time.sleep(0.05)
 
 
 def say(text: str) -> None:

@@ -15,6 +15,8 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from .environment import place_of
+
 EVENT = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
 END = b"data: [DONE]\n\n"
 
@@ -62,7 +64,7 @@ async def _read(origin: Origin, tokens: int) -> float:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     loop = asyncio.get_running_loop()
-    transport, reader = await loop.create_connection(lambda: _Reader(tokens * len(EVENT)), url.hostname, url.port)
+    transport, reader = await loop.create_connection(lambda: _Reader(tokens * len(EVENT)), *place_of(origin.url))
     began = time.perf_counter()
     transport.write(head.encode() + body)
     first = await reader.ended
@@ -101,7 +103,7 @@ async def upstream(_: Scope, receive: Receive, send: Send) -> None:
     tokens = orjson.loads(body)["max_tokens"] if body else 0
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for _ in range(tokens):
+    for _number in range(tokens):
         await send({"type": "http.response.body", "body": EVENT, "more_body": True})
         await asyncio.sleep(0)  # else all of them would leave in one piece
     await send({"type": "http.response.body", "body": END})

@@ -4,23 +4,29 @@ Each has a poll for jobs and one for what to stop, over a connection of its own,
 """
 
 import asyncio
+import contextlib
 import json
-import os
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import redis
 
+from .environment import ENDPOINT, KEY, deployment, place_of
+from .measurement import Figures, Measurement, Round, Row, Tree
+from .usage import resident_bytes
+
 HEAD = "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\n\r\n"
 OPEN_AT_ONCE = 200
 SECONDS_TO_PARK = 60.0
+WORKERS, JOBS = 5000, 100
+CONNECTIONS, JOB_MS = 16, 50.0
 
 
-class Figures(NamedTuple):
+class Parked(NamedTuple):
     """Of `workers` parked: bytes of the gateway's memory for each, all connections to the store, and the median seconds
     from the begin of a submission to its job's arrival at a worker."""
 
@@ -46,7 +52,7 @@ class _Waiting(asyncio.Protocol):
         self._arrived.put_nowait((time.perf_counter(), data))
 
 
-async def measure(base: str, gateway: int, endpoint: str, key: str, store: str, workers: int, jobs: int) -> Figures:
+async def measure(base: str, gateway: int, endpoint: str, key: str, store: str, workers: int, jobs: int) -> Parked:
     """Parks workers at a gateway, submits jobs one after the other, and takes the times.
 
     Args:
@@ -67,7 +73,7 @@ async def measure(base: str, gateway: int, endpoint: str, key: str, store: str, 
     times = [await _time_of_a_job(base, endpoint, key, arrived) for _ in range(jobs)]
     for poll in polls:
         poll.transport.abort()
-    return Figures(workers, (after - before) / workers, connections, statistics.median(times))
+    return Parked(workers, (after - before) / workers, connections, statistics.median(times))
 
 
 async def _park(
@@ -78,7 +84,7 @@ async def _park(
 
     async def park(path: str) -> _Waiting:
         request = HEAD.format(path=f"/v2/{endpoint}/{path}", host=place.netloc, key=key).encode()
-        _, poll = await loop.create_connection(lambda: _Waiting(request, arrived), place.hostname, place.port)
+        _, poll = await loop.create_connection(lambda: _Waiting(request, arrived), *place_of(base))
         return poll
 
     polls: list[_Waiting] = []
@@ -111,7 +117,30 @@ async def _time_of_a_job(
     return at - began
 
 
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+@contextlib.contextmanager
+def _parked(tree: Tree) -> Iterator[Round]:
+    with deployment(tree) as deployed:
+
+        def once() -> dict[str, Figures]:
+            found = asyncio.run(
+                measure(deployed.url, deployed.gateway, ENDPOINT, KEY, deployed.store_url, WORKERS, JOBS)
+            )
+            return {
+                "parked-connections": Figures(found.store_connections, CONNECTIONS),
+                "parked-job": Figures(found.median_seconds * 1000, JOB_MS),
+            }
+
+        yield once
+
+
+MEASUREMENTS = [
+    Measurement(
+        "parked",
+        {
+            "parked-connections": Row(f"{WORKERS:,} workers poll: the store's connections", "as told", "", most=1),
+            "parked-job": Row(f"{WORKERS:,} workers poll: a job's way to one, median", "as told", "ms", most=1),
+        },
+        _parked,
+        rounds=1,
+    )
+]

@@ -13,7 +13,6 @@ the medians say how far they are apart.
 
 import argparse
 import http.client
-import os
 import random
 import statistics
 import sys
@@ -24,7 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from .environment import process, store, wait_for
+from .environment import HERE, process, store, wait_for
 
 PORT = 8127
 OWNER, STRANGER = "acme:timing-of-acme", "acme-2:timing-of-another"
@@ -57,14 +56,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--check", action="store_true", help="compare each request with itself")
     given = parser.parse_args()
-    with store() as (url, _):
+    with store() as running:
         settings = {
-            "REDIS_URL": url, "ADMIN_KEYS": f"{OWNER},{STRANGER}", "RATE_LIMITS": "off", "AUDIT_LOG": "off",
+            "REDIS_URL": running.url, "ADMIN_KEYS": f"{OWNER},{STRANGER}", "RATE_LIMITS": "off", "AUDIT_LOG": "off",
             "FAILED_LOGINS": "10000", "FAILED_LOGIN_SECONDS": "1",
         }  # fmt: skip
-        environment = {**os.environ, **{f"RUNLANE_{name}": value for name, value in settings.items()}}
+        environment = {f"RUNLANE_{name}": value for name, value in settings.items()}
         base = f"http://127.0.0.1:{PORT}"
-        with process([sys.executable, "-m", "gateway", "serve", "--port", str(PORT)], environment):
+        with process([sys.executable, "-m", "gateway", "serve", "--port", str(PORT)], HERE, environment):
             wait_for(f"{base}/v1/keys")
             pairs = pairs_at(base)
             if given.check:

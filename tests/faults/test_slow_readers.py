@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 
 from gateway.engine.wakeups import MOST_WAITING_BYTES
-from loadtest.bench.parked import resident_bytes
+from loadtest.bench.usage import resident_bytes
 
 from ..gateway.clients import API_KEY
 from .client import Client, Reader

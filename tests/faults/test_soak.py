@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from loadtest.bench.parked import resident_bytes
+from loadtest.bench.usage import resident_bytes
 
 from ..gateway.waiting import eventually
 from .client import Client

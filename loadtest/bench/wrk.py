@@ -1,0 +1,65 @@
+"""wrk, which sends the same request over so many connections, each as soon as the last one was answered."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+from .environment import KEY
+
+SECONDS = 1
+
+
+class Requests(NamedTuple):
+    """What is sent: a GET without a body, else a POST."""
+
+    url: str
+    body: str = ""
+    connections: int = 64
+    seconds: int = SECONDS
+
+
+class Measured(NamedTuple):
+    """Requests per second, and the median time of one in seconds."""
+
+    per_second: float
+    median: float
+
+
+def wrk(requests: Requests) -> Measured:
+    """Sends requests for a while. (wrk could look into each answer, but its interpreter would take a part of the time
+    that is measured.)
+
+    Raises:
+        SystemExit: wrk is not there, or an answer was no 2xx.
+    """
+    if shutil.which("wrk") is None:
+        raise SystemExit("this needs wrk: apt-get install wrk")
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_script(requests))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{requests.connections}", f"-d{requests.seconds}", "--timeout", "30",
+                   "-s", script.name, requests.url]  # fmt: skip
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise SystemExit(f"{requests.url} answered with errors:\n{output}")
+    return Measured(
+        _figure(r"Requests/sec:\s+([\d.]+)", output),
+        _figure(r"median of ([\d.]+) us", output) / 1e6,
+    )
+
+
+def _script(requests: Requests) -> str:
+    return f"""
+wrk.method = "{"POST" if requests.body else "GET"}"
+wrk.body = {f"[==[{requests.body}]==]" if requests.body else "nil"}
+wrk.headers["Authorization"] = "Bearer {KEY}"
+done = function(summary, latency) print("median of " .. latency:percentile(50) .. " us") end
+"""
+
+
+def _figure(pattern: str, output: str) -> float:
+    found = re.search(pattern, output)
+    assert found is not None, output
+    return float(found.group(1))
