@@ -26,7 +26,7 @@ format: .venv/.test
 
 bench: .venv/.test
 	@command -v wrk >/dev/null || { echo "bench needs wrk: apt-get install wrk"; exit 1; }
-	$(BIN)/python -m loadtest.bench
+	$(BIN)/python -m loadtest.bench $(if $(BASE),--base $(BASE))
 
 clean:
 	rm -rf .venv .runlane build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 import logging
 
-TELL_OF_REQUESTS = ("httpx", "httpcore", "sse_starlette")
+TELL_OF_REQUESTS = ("httpx", "httpcore")
 """At the level debug these write what they send and get: headers with keys, and the outputs of jobs."""
 
 

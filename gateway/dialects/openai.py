@@ -18,11 +18,12 @@ from ..described import JSON, Media, described
 from ..engine.engine import Engine, Submission
 from ..engine.ids import new_id
 from ..errors import Error, NotFound
+from ..event_stream import EventStream
 from ..http import Answer, Call, Reply, Served
 from ..settings import Settings
 from .openai_errors import error_reply
 from .openai_exchange import submitted
-from .openai_stream import EventStream, Relay, read_answer
+from .openai_stream import Events, Relay, read_answer
 from .runpod import DEFAULT_TTL_MS, parse_object
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -85,7 +86,9 @@ class OpenAI:
                 submitted(self._engine, call, job, self._settings.openai_wait_seconds)
             )
             relay = Relay(exchange, self._settings.openai_keep_alive_seconds)
-            return EventStream(relay, await relay.next(), job.id, ending.pop_all())
+            first = await relay.next()
+            named = [(b"x-request-id", job.id.encode()), (b"cache-control", b"no-cache")]
+            return EventStream(Events(relay, call.scope), ending.pop_all(), first, named)
 
 
 def _route(call: Call) -> str:

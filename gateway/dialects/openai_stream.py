@@ -1,23 +1,18 @@
 """The chunks of a job as the text that its client reads: a whole answer, or an event stream as it comes."""
 
 import json
-import logging
 import time
-from contextlib import AsyncExitStack
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from ..engine.engine import Job, State
 from ..engine.following import Arrived
-from ..engine.tasks import within
 from ..errors import DeadlineExceeded
-from ..http import CONNECTION, Reply, error_of
+from ..event_stream import BrokenOff, on_one_line
+from ..http import Reply, error_of
 from .openai_errors import DO_NOT_RETRY, JobError, body_of, error_in, error_of_job
 from .openai_exchange import Exchange
-from .runpod import SECONDS_TO_WRITE, on_one_line
-
-logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]"
 COMMENT = b": keep-alive\n\n"
@@ -161,57 +156,19 @@ class Relay:
         return text
 
 
-class EventStream:
-    """The answer to a client that streams, as an ASGI app."""
+class Events:
+    """What a relay gives, and at its end what went wrong, as the source of an event stream."""
 
-    def __init__(self, relay: Relay, first: bytes | None, job: str, ending: AsyncExitStack) -> None:
-        """`first`: what the relay gave first. `ending`: what is to be done when the stream ends."""
+    def __init__(self, relay: Relay, scope: Scope) -> None:
         self._relay = relay
-        self._first = first
-        self._job = job
-        self._ending = ending
+        self._scope = scope
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Sends what comes, until the end or until the client reads no more."""
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-                   (b"x-accel-buffering", b"no"), (b"x-request-id", self._job.encode())]  # fmt: skip
-
-        async def write(text: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": text, "more_body": more})
-
-        async with self._ending:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            text = self._first
-            try:
-                while text is not None:
-                    await within(SECONDS_TO_WRITE, write(text))
-                    text = await self._next(scope)
-                await within(SECONDS_TO_WRITE, write(b"", more=False))
-            except TimeoutError:
-                logger.warning(
-                    "job %s: its client reads nothing, or too slowly: %d s for a piece; it is cut off",
-                    self._job,
-                    SECONDS_TO_WRITE,
-                )
-                _abort(scope)
-            except _BrokenOffError:
-                _abort(scope)
-
-    async def _next(self, scope: Scope) -> bytes | None:
+    async def next(self) -> bytes | None:
+        """See `Source`."""
         try:
             return await self._relay.next()
         except Exception as exception:
-            event = self._relay.fail(body_of(error_of(exception, scope)))
+            event = self._relay.fail(body_of(error_of(exception, self._scope)))
             if event is None:
-                raise _BrokenOffError from None
+                raise BrokenOff from None
             return event
-
-
-class _BrokenOffError(Exception):
-    """The stream cannot go on, and its client cannot be told why."""
-
-
-def _abort(scope: Scope) -> None:
-    """Cuts the connection; under another server than ours, it is closed since the answer has no end."""
-    if (connection := scope.get(CONNECTION)) is not None:
-        connection.abort()

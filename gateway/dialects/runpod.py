@@ -3,13 +3,11 @@
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 
 import msgspec
-import orjson
 from msgspec import UNSET, Raw
-from sse_starlette import EventSourceResponse
 
 from ..access.keys import Scope
 from ..described import JSON, Media, described
@@ -19,6 +17,7 @@ from ..engine.ids import beginning_of_id, new_id
 from ..engine.queue_config import DEFAULT, LOW, queue_of
 from ..engine.wakeups import Watch
 from ..errors import BadRequest, Forbidden, NotFound
+from ..event_stream import COMMENT, SECONDS_BETWEEN_COMMENTS, EventStream, event, on_one_line
 from ..http import Answer, Call, Reply, Served
 from ..job_object import JobObject, JobState, job_object, times_of
 from ..outbound import Outbound
@@ -29,8 +28,6 @@ from .runpod_types import EXECUTION_MS, LONGEST_IDEMPOTENCY_KEY, TTL_MS
 
 DEFAULT_TTL_MS = 86_400_000
 POLL_SECONDS = 5.0
-SECONDS_BETWEEN_COMMENTS = 15
-SECONDS_TO_WRITE = 30
 
 _JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -196,23 +193,36 @@ class RunPod:
             call.endpoint, job, 0, 1, call.limit
         )  # errors get their status before the stream begins
         await self._engine.listen(call.endpoint)
-        return EventSourceResponse(
-            self._events(call.endpoint, job, start), ping=SECONDS_BETWEEN_COMMENTS, send_timeout=SECONDS_TO_WRITE
-        )
+        ending = AsyncExitStack()
+        watch = ending.enter_context(watching(self._engine, call, call.endpoint, job))
+        follower = Follower(self._engine, call.endpoint, job, watch, start)
+        return EventStream(_Events(follower, watch), ending)
 
-    async def _events(self, endpoint: str, job: str, position: int) -> AsyncIterator[bytes]:
-        with self._engine.wakeups.watch(endpoint, job) as watch:
-            follower = Follower(self._engine, endpoint, job, watch, position)
-            try:
-                # None: the process goes; the reader comes back with its position
-                while (found := await follower.next()) is not None:
-                    if isinstance(found, Job):
-                        yield b"event: done\r\ndata: %b\r\n\r\n" % on_one_line(job_object(found))
-                        return
-                    # In one piece: each would be sent by itself, and a page of them would keep all others waiting.
-                    yield b"".join(_events_of(found))
-            except NotFound:
-                yield _event("error", {"error": "the job is gone"})
+
+class _Events:
+    """A job's chunks and its end as events."""
+
+    def __init__(self, follower: Follower, watch: Watch) -> None:
+        self._follower = follower
+        self._watch = watch
+        self._is_over = False
+
+    async def next(self) -> bytes | None:
+        """See `Source`. When this process goes, so does the stream; the reader comes back with its position."""
+        if self._is_over:
+            return None
+        try:
+            found = await self._follower.next(SECONDS_BETWEEN_COMMENTS)
+        except NotFound:
+            self._is_over = True
+            return event("error", b'{"error":"the job is gone"}')
+        if found is None:
+            return None if self._watch.ended else COMMENT
+        if isinstance(found, Job):
+            self._is_over = True
+            return event("done", on_one_line(job_object(found)))
+        # In one piece: each would be sent by itself, and a page of them would keep all others waiting.
+        return b"".join(_events_of(found))
 
 
 def parse_submission(
@@ -330,17 +340,8 @@ def _start(call: Call) -> int:
     return int(text)
 
 
-def on_one_line(payload: bytes) -> bytes:
-    """JSON has line breaks between its tokens only; in an event's data they would end the line."""
-    return payload.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in payload or b"\r" in payload else payload
-
-
 def _events_of(arrived: Arrived) -> Iterator[bytes]:
     if arrived.restarted is not None:
-        yield _event("restart", {"position": arrived.restarted})
+        yield event("restart", b'{"position":%d}' % arrived.restarted)
     for number, chunk in enumerate(arrived.chunks, arrived.first):
         yield b'id: %d\r\ndata: {"output":%b}\r\n\r\n' % (number, on_one_line(chunk))
-
-
-def _event(kind: str, data: Any) -> bytes:
-    return b"event: %b\r\ndata: %b\r\n\r\n" % (kind.encode(), orjson.dumps(data))

@@ -1,18 +1,18 @@
 """The logs of workers, of which RunPod shows nothing by its API: the newest lines, or all that come from now on."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import msgspec
-from sse_starlette import EventSourceResponse
 
 from ..access.keys import Scope
 from ..described import JSON, Media, described
-from ..engine.telemetry import LineId, LogLine, Telemetry
+from ..engine.telemetry import Following, LineId, LogLine, Telemetry
 from ..errors import BadRequest
+from ..event_stream import COMMENT, SECONDS_BETWEEN_COMMENTS, EventStream, on_one_line
 from ..http import Answer, Call, Managed, Reply
 from . import worker_types as types
-from .runpod import SECONDS_BETWEEN_COMMENTS, SECONDS_TO_WRITE, on_one_line
 from .workers import worker_of
 
 _ID = re.compile(r"(\d{1,15})-(\d{1,15})", re.ASCII)
@@ -60,11 +60,11 @@ class WorkerLogs:
         """
         endpoint, worker, count = call.endpoint, worker_of(call), call.queried(types.LogReading).n
         await self._telemetry.lines(endpoint, worker, 1)  # errors get their status before the stream begins
-        return EventSourceResponse(
-            _events(self._telemetry.follow(endpoint, worker, after, count), shape),
-            ping=SECONDS_BETWEEN_COMMENTS,
-            send_timeout=SECONDS_TO_WRITE,
-        )
+        ending = AsyncExitStack()
+        following = ending.enter_context(self._telemetry.following(endpoint, worker, after, count))
+        if call.connection is not None:
+            call.connection.expect_hang_up(following.end)
+        return EventStream(_Events(following, shape), ending)
 
 
 def last_event(call: Call) -> LineId | None:
@@ -81,9 +81,22 @@ def last_event(call: Call) -> LineId | None:
     return int(found[1]), int(found[2])
 
 
-async def _events(followed: AsyncIterator[list[LogLine]], shape: Shape) -> AsyncIterator[bytes]:
-    async for lines in followed:
-        yield b"".join(b"id: %d-%d\r\ndata: %b\r\n\r\n" % (*line.id, on_one_line(shape(line))) for line in lines)
+class _Events:
+    """Lines as events."""
+
+    def __init__(self, following: Following, shape: Shape) -> None:
+        self._following = following
+        self._shape = shape
+
+    async def next(self) -> bytes | None:
+        """See `Source`."""
+        lines = await self._following.next(SECONDS_BETWEEN_COMMENTS)
+        if not lines:
+            return None if lines is None else COMMENT
+        return b"".join(map(self._event_of, lines))
+
+    def _event_of(self, line: LogLine) -> bytes:
+        return b"id: %d-%d\r\ndata: %b\r\n\r\n" % (*line.id, on_one_line(self._shape(line)))
 
 
 def _printed(line: LogLine) -> types.PrintedAt:

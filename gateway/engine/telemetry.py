@@ -7,7 +7,7 @@ somebody reads it.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -44,6 +44,7 @@ class Telemetry:
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
         self._copies: dict[tuple[str, str], _Copy] = {}
+        self._followings: set[Following] = set()
         self._draining = False
 
     async def tell(
@@ -73,29 +74,22 @@ class Telemetry:
         """
         return await self._lines(endpoint, worker, "", count)
 
-    async def follow(
-        self, endpoint: str, worker: str, after: LineId | None, count: int
-    ) -> AsyncIterator[list[LogLine]]:
-        """Gives the lines after the one with the id `after`, or the newest `count`, and then what comes, until this
-        process ends. A reader that is slower than the worker misses lines."""
-        if self._draining:
-            return
+    @contextlib.contextmanager
+    def following(self, endpoint: str, worker: str, after: LineId | None, count: int) -> "Iterator[Following]":
+        """Someone reads the lines after the one with the id `after`, or the newest `count`, and then what comes."""
         place = endpoint, worker
         if place not in self._copies:
             self._copies[place] = _Copy(self, *place)
         copy = self._copies[place]
         copy.readers += 1
+        following = Following(copy, after, count)
+        self._followings.add(following)
+        if self._draining:
+            following.end()
         try:
-            await copy.ready.wait()
-            found = copy.after(after) if after is not None else copy.after((0, 0))[-count:]
-            while not self._draining:
-                if found:
-                    after = found[-1].id
-                    yield found
-                else:
-                    await copy.news.wait()
-                found = copy.after(after or (0, 0))
+            yield following
         finally:
+            self._followings.discard(following)
             copy.readers -= 1
             if not copy.readers:
                 del self._copies[place]
@@ -104,8 +98,8 @@ class Telemetry:
     def drain(self) -> None:
         """Ends all following, now and from now on."""
         self._draining = True
-        for copy in self._copies.values():
-            copy.wake()
+        for following in self._followings:
+            following.end()
 
     async def close(self) -> None:
         """Ends what runs in the background."""
@@ -126,6 +120,38 @@ class Telemetry:
             if str(error).startswith("NOGROUP"):
                 raise NotFound(f"no endpoint {keys.id_of(endpoint)}") from None
             raise
+
+
+class Following:
+    """One who reads a log. A reader that is slower than the worker misses lines."""
+
+    def __init__(self, copy: "_Copy", after: LineId | None, count: int) -> None:
+        self._copy = copy
+        self._after = after
+        self._count = count
+        self._ended = False
+
+    def end(self) -> None:
+        """Nothing more is read: `next` returns None."""
+        self._ended = True
+        self._copy.wake()
+
+    async def next(self, seconds: float) -> list[LogLine] | None:
+        """The lines that came next; empty when none did within the time, None at the end."""
+        found: list[LogLine] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._copy.ready.wait()
+                while not self._ended and not (found := self._new()):
+                    await self._copy.news.wait()
+        if self._ended:
+            return None
+        if found:
+            self._after = found[-1].id
+        return found
+
+    def _new(self) -> list[LogLine]:
+        return self._copy.after((0, 0))[-self._count :] if self._after is None else self._copy.after(self._after)
 
 
 class _Copy:

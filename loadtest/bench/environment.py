@@ -29,6 +29,8 @@ PAYLOAD = '{"prompt":"hello, this is a prompt","n":3}'
 JOB = f'{{"input":{PAYLOAD}}}'
 """The body of a small job: 60 bytes."""
 
+ALL_PROCESSORS = os.sched_getaffinity(0)
+
 HERE = Path(__file__).parents[2]
 """The checkout that this belongs to."""
 
@@ -147,7 +149,7 @@ def process(command: list[str], tree: Path, environment: dict[str, str] | None =
 
 def processors() -> tuple[set[int], set[int]]:
     """The processors of this machine in two parts: one, and the others."""
-    first, *others = sorted(os.sched_getaffinity(0))
+    first, *others = sorted(ALL_PROCESSORS)
     return {first}, set(others) or {first}
 
 

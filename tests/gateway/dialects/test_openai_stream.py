@@ -5,8 +5,8 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -475,29 +475,3 @@ def read_all(connection: socket.socket) -> bytes:
     while not received.endswith(b"\r\n0\r\n\r\n"):
         received += connection.recv(1_000_000)
     return received
-
-
-class Endless:
-    """A relay that always has text."""
-
-    async def next(self) -> bytes | None:
-        return b"data: x\n\n"
-
-
-async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_stream, "SECONDS_TO_WRITE", 0.05)
-    sent: list[Any] = []
-    closed: list[str] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-        if len(sent) > 3:  # as uvicorn does when the connection is full
-            await asyncio.Event().wait()
-
-    ending = AsyncExitStack()
-    ending.callback(closed.append, "job")
-    stream = openai_stream.EventStream(cast(Any, Endless()), b"first", "id", ending)
-    await stream({"type": "http"}, cast(Any, None), send)
-    assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 3]
-    assert all(message["more_body"] for message in sent[1:])  # no end: the server closes the connection
-    assert closed == ["job"]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import redis
 
-from gateway.dialects import runpod
+from gateway import event_stream
 
 from ..clients import Taken, Target, Worker
 from ..conftest import Make
@@ -461,7 +461,7 @@ async def test_the_events_of_a_job_that_is_not_there(make_target: Make) -> None:
 
 
 async def test_comments_keep_an_idle_connection_open(target: Target) -> None:
-    assert 0 < runpod.SECONDS_BETWEEN_COMMENTS <= 30  # proxies close what is silent for a minute
+    assert 0 < event_stream.SECONDS_BETWEEN_COMMENTS <= 30  # proxies close what is silent for a minute
 
 
 async def test_events_by_post(target: Target, worker: Worker) -> None:
