@@ -7,7 +7,7 @@ raises an `Error` to end in one.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
@@ -39,6 +39,9 @@ REQUEST_ID = "runlane.request_id"
 """The key in the scope under which our server puts the request's id, which is the answer's `X-Request-ID`."""
 
 
+Body = bytes | bytearray
+
+
 class Counter(Protocol):
     """Requests of one kind, of which there may be so many."""
 
@@ -60,9 +63,10 @@ class Connection(Protocol):
 
 
 class Reply(NamedTuple):
-    """An answer, JSON unless `content_type` says otherwise; with the status 204 or 304 there is no body."""
+    """An answer, JSON unless `content_type` says otherwise; with the status 204 or 304 there is no body. A large body
+    can be in parts, which are not put together."""
 
-    body: bytes
+    body: bytes | Sequence[bytes]
     status: int = 200
     headers: Mapping[str, str] = {}
     content_type: bytes = b"application/json"
@@ -155,8 +159,9 @@ class Call:
         """The connection that it came over; None under a server that is not ours."""
         return self.scope.get(CONNECTION)
 
-    async def body(self, limit: int, seconds: float) -> bytes:
-        """The whole body. Its size is checked while it comes in.
+    async def body(self, limit: int, seconds: float) -> Body:
+        """The whole body. Its size is checked while it comes in. A large one takes its memory bit by bit: what has to
+        be had at once keeps all others waiting.
 
         Raises:
             TooLarge: it is, or says that it will be, over `limit` bytes.
@@ -177,22 +182,26 @@ class Call:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _read(self, limit: int) -> bytes:
+    async def _read(self, limit: int) -> Body:
         if int(self.headers.get(b"content-length", 0)) > limit:
             raise _too_large(limit)
-        parts: list[bytes] = []
-        size = 0
+        body: Body = b""
         while True:
             message = await self._receive()
             if message["type"] != "http.request":
                 raise HungUp("the request ended before its body was complete")
             part: bytes = message.get("body", b"")
-            size += len(part)
-            if size > limit:
+            if not body:
+                body = part
+            elif isinstance(body, bytearray):
+                body += part
+            else:
+                body = bytearray(body)
+                body += part
+            if len(body) > limit:
                 raise _too_large(limit)
             if not message.get("more_body", False):
-                return b"".join((*parts, part)) if parts else part
-            parts.append(part)
+                return body
 
     async def _drop(self, most: int) -> None:
         """Reads on, for a while: a client that is cut off while it sends sees a reset instead of the answer."""
@@ -312,9 +321,13 @@ def shown(scope: Scope) -> str:
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends a whole answer."""
     headers = []
+    parts = [reply.body] if isinstance(reply.body, bytes) else reply.body
     if reply.status not in WITHOUT_BODY:
-        headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))]
+        headers = [(b"content-type", reply.content_type), (b"content-length", b"%d" % sum(map(len, parts)))]
     if reply.headers:
         headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    *before, last = parts
+    for part in before:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": last})

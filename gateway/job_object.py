@@ -4,6 +4,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .engine.engine import Job, State, Workers
+from .http import Reply
 
 
 class JobState(msgspec.Struct):
@@ -30,14 +31,34 @@ class JobObject(JobState):
 _encode = msgspec.json.Encoder().encode
 
 
+MOST_COPIED = 65536
+"""Bytes of an output that are put together with what is around them."""
+
+
 def job_object(job: Job) -> bytes:
     """The job as /status, /runsync and webhooks show it; output and progress are the worker's own bytes."""
+    output = _output_of(job)
+    return _encoded(job, None if output is None else Raw(output))
+
+
+def job_reply(job: Job) -> Reply:
+    """The answer with the job."""
+    output = _output_of(job)
+    if output is None or len(output) <= MOST_COPIED:
+        return Reply(_encoded(job, None if output is None else Raw(output)))
+    return Reply((_encoded(job, None)[:-1] + b',"output":', output, b"}"))
+
+
+def _output_of(job: Job) -> bytes | None:
+    return job.progress if job.state is State.IN_PROGRESS else job.output
+
+
+def _encoded(job: Job, output: Raw | None) -> bytes:
     found = JobObject(job.id, job.state, *times_of(job))
     if job.worker is not None:
         found.workerId = job.worker
-    output = job.progress if job.state is State.IN_PROGRESS else job.output
     if output is not None:
-        found.output = Raw(output)
+        found.output = output
     if job.error is not None:
         found.error = job.error
     if job.queued is not None:

@@ -19,7 +19,7 @@ from ..engine.engine import Engine, Submission
 from ..engine.ids import new_id
 from ..errors import Error, NotFound
 from ..event_stream import EventStream
-from ..http import Answer, Call, Reply, Served
+from ..http import Answer, Body, Call, Reply, Served
 from ..settings import Settings
 from .openai_errors import error_reply
 from .openai_exchange import submitted
@@ -101,10 +101,10 @@ def _route(call: Call) -> str:
     return f"/{rest[0]}"
 
 
-def _input(method: str, route: str, body: bytes) -> bytes:
+def _input(method: str, route: str, body: Body) -> bytes:
     fields = b'"openai_route":%b' % orjson.dumps(route)
     if body:
-        fields += b',"openai_input":%b' % body
+        fields += b',"openai_input":' + body
     if method != ("POST" if body else "GET"):
         fields += b',"openai_method":%b' % orjson.dumps(method)
     return b"{%b}" % fields

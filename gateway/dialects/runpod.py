@@ -14,12 +14,13 @@ from ..described import JSON, Media, described
 from ..engine.engine import Engine, Job, State, Submission
 from ..engine.following import Arrived, Follower
 from ..engine.ids import beginning_of_id, new_id
+from ..engine.jobs import payload_of
 from ..engine.queue_config import DEFAULT, LOW, queue_of
 from ..engine.wakeups import Watch
 from ..errors import BadRequest, Forbidden, NotFound
 from ..event_stream import COMMENT, SECONDS_BETWEEN_COMMENTS, EventStream, event, on_one_line
-from ..http import Answer, Call, Reply, Served
-from ..job_object import JobObject, JobState, job_object, times_of
+from ..http import Answer, Body, Call, Reply, Served
+from ..job_object import JobObject, JobState, job_object, job_reply, times_of
 from ..outbound import Outbound
 from ..settings import Settings
 from ..waits import until_final, unwatch, watching
@@ -82,12 +83,14 @@ class RunPod:
         """Puts a job into the queue and answers when it is final, or when the time to wait is over."""
         wait = call.queried(types.TtlAndWait).wait
         body = await call.body(self._settings.runsync_limit, self._settings.body_seconds)
-        job = self._parse(call, body, f"sync-{new_id(call.endpoint)}", self._settings.runsync_retention_seconds)
+        new = f"sync-{new_id(call.endpoint)}"
+        job = self._parse(call, body, new, self._settings.runsync_retention_seconds)
         await self._engine.listen(call.endpoint)
-        with watching(self._engine, call, call.endpoint, job.id) as watch:
+        with watching(self._engine, call, call.endpoint, new) as watch:
             id, _ = await self._engine.submit(call.endpoint, job, watch=True, limit=call.limit)
-            if id == job.id:
-                return Reply(job_object(await self._until_final(call, id, watch, wait)))
+            del body, job  # they can be large, and the wait long
+            if id == new:
+                return job_reply(await self._until_final(call, id, watch, wait))
         # The idempotency key named a job that was submitted before.
         return await self._wait_for(call, id, wait)
 
@@ -101,7 +104,7 @@ class RunPod:
         found = await self._engine.status(call.endpoint, job, limit=call.limit)
         if ttl is not UNSET:
             await self._engine.touch(call.endpoint, job, ttl)
-        return Reply(job_object(found))
+        return job_reply(found)
 
     @described(JobObject, query=types.Wait)
     async def status_sync(self, call: Call) -> Answer:
@@ -173,7 +176,7 @@ class RunPod:
         page = {"requests": [Raw(job_object(job)) for job in found.jobs], "next": found.cursor}
         return Reply(msgspec.json.encode(page))
 
-    def _parse(self, call: Call, body: bytes, id: str, retention_seconds: int) -> Submission:
+    def _parse(self, call: Call, body: Body, id: str, retention_seconds: int) -> Submission:
         return parse_submission(call, body, id, retention_seconds, self._outbound.check_url)
 
     async def _wait_for(self, call: Call, job: str, wait: int, limit: str = "") -> Reply:
@@ -183,7 +186,7 @@ class RunPod:
             found = await self._engine.status(endpoint, job, watch=True, limit=limit)
             if not found.final:
                 found = await self._until_final(call, job, watch, wait)
-        return Reply(job_object(found))
+        return job_reply(found)
 
     async def _until_final(self, call: Call, job: str, watch: Watch, wait: int) -> Job:
         return await until_final(self._engine, call.endpoint, job, watch, wait / 1000, f"/status/{job}")
@@ -226,7 +229,7 @@ class _Events:
 
 
 def parse_submission(
-    call: Call, body: bytes, id: str, retention_seconds: int, check_url: Callable[[str], str]
+    call: Call, body: Body, id: str, retention_seconds: int, check_url: Callable[[str], str]
 ) -> Submission:
     """A job from the body of /run or /runsync.
 
@@ -246,7 +249,7 @@ def parse_submission(
     key, fingerprint = idempotency_of(call, body)
     return Submission(
         id=id,
-        input=bytes(payload),
+        input=payload_of(payload),
         request=msgspec.json.encode(fields) if fields else b"",
         timeout=policy.executionTimeout or 0,
         ttl=ttl,
@@ -260,7 +263,7 @@ def parse_submission(
     )
 
 
-def idempotency_of(call: Call, body: bytes) -> tuple[str, str]:
+def idempotency_of(call: Call, body: Body) -> tuple[str, str]:
     """The key by which a request to submit a job is known, and what its body is known by; empty without one.
 
     Raises:
@@ -290,7 +293,7 @@ def _webhooks(fields: dict[str, msgspec.Raw], check_url: Callable[[str], str]) -
     return tuple(urls)
 
 
-def parse_object(body: bytes) -> dict[str, msgspec.Raw]:
+def parse_object(body: Body) -> dict[str, msgspec.Raw]:
     """The fields of a body, each as the JSON that it came in.
 
     Raises:

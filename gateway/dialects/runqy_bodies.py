@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ..errors import BadRequest
+from ..http import Body
 from .runpod import parse_object
 
 LONGEST_DELAY_SECONDS = 365 * 86_400
@@ -68,7 +69,7 @@ class Request:
         BadRequest: it is no JSON object, or names no queue.
     """
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: Body) -> None:
         self._body = body
         self._fields = parse_object(body)
         self.queue = self._decode("queue", _decode_text, "must be a string") or ""
@@ -105,7 +106,7 @@ class Request:
             raise BadRequest(f"invalid {name} field: {meant}") from None
 
 
-def parse_item(body: bytes | msgspec.Raw) -> Item:
+def parse_item(body: Body | msgspec.Raw) -> Item:
     """One task. Without `data`, its payload is all that it says but for `queue` and `timeout`, as Runqy has it: then
     `delay`, `run_at` and `unique` are part of the payload, whose names they might be.
 

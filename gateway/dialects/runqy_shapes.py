@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ..durations import format_duration
-from ..engine.jobs import State, Task
+from ..engine.jobs import Payload, State, Task
 from ..engine.keys import id_of
 from ..engine.queue_config import sub_queue_of
 from ..errors import NotFound
@@ -46,7 +46,7 @@ def state_of(state: State) -> str:
     return _STATES.get(state, "archived")
 
 
-def added(id: str, queue: str, payload: bytes, data: bytes, state: str, max_retry: int, ready: int) -> bytes:
+def added(id: str, queue: str, payload: Payload, data: bytes, state: str, max_retry: int, ready: int) -> bytes:
     """The answer to a request that has added a task.
 
     Args:

@@ -28,7 +28,7 @@ from ..engine.reports import Reports, digest_of, held_by
 from ..engine.tasks import end
 from ..engine.telemetry import Telemetry
 from ..errors import BadRequest, Error, Forbidden, NotFound, TooLarge, TooManyRequests, Unauthorized, Unavailable
-from ..http import NO_CONTENT, Answer, ByMethod, Call, Operation, Reply, Served
+from ..http import NO_CONTENT, Answer, Body, ByMethod, Call, Operation, Reply, Served
 from ..settings import Settings
 from . import worker_types as types
 
@@ -226,7 +226,7 @@ class WorkerCalls:
     def _seconds_to_wait(self, query: types.Polling) -> float:
         return self._settings.poll_seconds if query.wait is UNSET else query.wait / 1000
 
-    async def _body(self, call: Call, limit: int) -> bytes:
+    async def _body(self, call: Call, limit: int) -> Body:
         seconds = max(self._settings.body_seconds, limit / SLOWEST_UPLOAD)
         return await call.body(limit + ROOM_AROUND_A_VALUE, seconds)
 
@@ -304,14 +304,14 @@ def _raw_job(handed: Handed) -> bytes:
     return head.encode() + handed.request + handed.input
 
 
-def _decode(kind: Any, body: bytes) -> Any:
+def _decode(kind: Any, body: Body) -> Any:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body makes no sense: {error}") from None
 
 
-def _fields(body: bytes) -> dict[str, msgspec.Raw]:
+def _fields(body: Body) -> dict[str, msgspec.Raw]:
     """The fields of a JSON object. Python's own `json`, which RunPod's SDK uses, writes NaN and Infinity, which JSON
     does not have: they become null."""
     try:
@@ -336,7 +336,7 @@ def _without_nan(value: Any) -> Any:
     return [_without_nan(item) for item in value] if isinstance(value, list) else value
 
 
-def _chunks(body: bytes, limit: int) -> list[bytes]:
+def _chunks(body: Body, limit: int) -> list[bytes]:
     try:
         body.decode()
         chunks = [bytes(chunk) for chunk in _decode_chunks(body)]

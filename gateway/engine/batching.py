@@ -30,11 +30,13 @@ from handler_sdk.links.line import Line
 
 from ..errors import TooManyRequests, Unavailable
 from ..store import LIBRARY, OUTAGES, SECONDS_TO_ANSWER, Store
+from .jobs import MOST_COPIED
 from .tasks import end
 
 logger = logging.getLogger(__name__)
 
-Argument = str | bytes | int
+Packed = bytes | memoryview
+Argument = str | Packed | int
 
 MOST_UNDER_WAY = 8
 """Batches sent and not yet answered. While there are as many, what comes in gathers into a larger batch."""
@@ -240,12 +242,12 @@ class _Pipe:
                 self._under_way.append(batch)
                 self._line.write(packed)
 
-    def _pack(self, batch: _Batch) -> list[bytes]:
+    def _pack(self, batch: _Batch) -> list[Packed]:
         """What is written for a batch; a call that cannot be written fails alone."""
-        packed = []
+        packed: list[Packed] = []
         for call in list(batch.calls):
             try:
-                packed.append(pack_command(cast(Any, call.command())))
+                packed += _packed(call)
             except Exception as error:
                 batch.calls.remove(call)
                 call.resolve(error)
@@ -308,6 +310,19 @@ def _gather(waiting: list[_Call]) -> list[_Call | _Submissions]:
             batch.append(submissions)
         submissions.add(call)
     return batch
+
+
+def _packed(call: _Call | _Submissions) -> list[Packed]:
+    """The call in RESP. What is large stays where it is: to put it together with the rest would be a copy of it, and
+    take so long that others notice."""
+    if call.size <= MOST_COPIED:
+        return [pack_command(cast(Any, call.command()))]
+    command = call.command()
+    parts: list[Packed] = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        data = argument if isinstance(argument, bytes | memoryview) else str(argument).encode()
+        parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return parts
 
 
 def _library_missing(reply: Any) -> bool:

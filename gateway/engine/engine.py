@@ -18,6 +18,7 @@ from .jobs import (
     Health,
     Job,
     Listed,
+    Payload,
     Policy,
     Polling,
     QueueCounts,
@@ -437,7 +438,7 @@ def _refused(endpoint: str, reply: Any) -> Error:
 
 def _in_parts(group: Alike) -> Iterator[Alike]:
     """Parts that keep the store from its other work for a moment only."""
-    part: list[bytes] = []
+    part: list[Payload] = []
     size = 0
     for input in group.inputs:
         if part and (len(part) == MOST_IN_CALL or size + len(input) > MOST_BYTES_IN_CALL):

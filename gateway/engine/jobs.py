@@ -42,6 +42,18 @@ class Policy(msgspec.Struct, frozen=True):
         return f"{self.tries} {self.backoff} {self.pending} {self.failed_retention} {int(self.keep_output)}"
 
 
+MOST_COPIED = 65536
+"""Bytes of a payload that are taken out of the request that they came in, and put into the command they leave in."""
+
+Payload = bytes | memoryview
+
+
+def payload_of(raw: msgspec.Raw) -> Payload:
+    """A part of a request. A large one stays where it is."""
+    view = memoryview(raw)
+    return view if len(view) > MOST_COPIED else bytes(view)
+
+
 class Submission(msgspec.Struct, frozen=True):
     """A job to be. `input` and `request` (the other fields of the request) are JSON; times are in ms;
     `webhooks` are told of its end, or else the endpoint's address.
@@ -57,7 +69,7 @@ class Submission(msgspec.Struct, frozen=True):
     """
 
     id: str
-    input: bytes
+    input: Payload
     timeout: int
     ttl: int
     retention: int
@@ -78,7 +90,7 @@ class Submission(msgspec.Struct, frozen=True):
         """About how many bytes it has."""
         return len(self.input) + len(self.request)
 
-    def arguments(self, watcher: str) -> tuple[str | bytes | int, ...]:
+    def arguments(self, watcher: str) -> tuple[str | Payload | int, ...]:
         """What functions/jobs.lua takes, but for the limit."""
         return (
             self.id, self.input, self.queue, self.timeout, self.ttl,
@@ -99,9 +111,9 @@ class Alike(NamedTuple):
     end their ids."""
 
     like: Submission
-    inputs: Sequence[bytes]
+    inputs: Sequence[Payload]
 
-    def arguments(self) -> list[str | bytes | int]:
+    def arguments(self) -> list[str | Payload | int]:
         """What the function `submit_alike` of functions/jobs.lua takes."""
         like = self.like
         return [

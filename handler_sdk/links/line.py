@@ -8,7 +8,7 @@ over.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -61,7 +61,7 @@ class Line(asyncio.BufferedProtocol):
         line._transport.set_protocol(line)
         return line
 
-    def write(self, packed: list[bytes]) -> None:
+    def write(self, packed: Sequence[bytes | memoryview]) -> None:
         """Sends packed commands. While `is_writable` is false the socket is full, and they take memory."""
         if not self._transport.is_closing():  # else `on_lost` is about to be called
             self._transport.writelines(packed)
