@@ -77,7 +77,7 @@ _ALL = [
     ),
     Rival(
         name="celery",
-        packages=("celery==5.7.0", *_CLIENT),
+        packages=("celery[redis]==5.7.0", *_CLIENT),
         command=f"celery --app {_HERE}.with_celery worker --pool threads --concurrency 64 --loglevel WARNING"
         " --without-gossip --without-mingle --without-heartbeat",
         setting="64 threads, a plain function, results ignored, no rate limits, no gossip, mingle or heartbeat",
