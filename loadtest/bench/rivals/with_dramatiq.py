@@ -1,4 +1,4 @@
-"""dramatiq's worker and its jobs. With the middleware AsyncIO and a coroutine it is about half as fast."""
+"""dramatiq's worker and its jobs. With the middleware AsyncIO and a coroutine it is slower."""
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
