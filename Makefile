@@ -47,3 +47,8 @@ clean:
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target .venv/runpod-$(OLD_RUNPOD) runpod==$(OLD_RUNPOD)
 	@touch $@ .venv/.dev
+
+.venv/.rivals: .venv/bin/python loadtest/bench/rivals/table.py
+	@echo "installing the libraries that runlane is measured against (a minute or two)"
+	@$(BIN)/python -m loadtest.bench.rivals.install
+	@touch $@
