@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import accepting, answering, batches, flatness, large, parked, relaying, storing, streaming, waiting
+from . import accepting, answering, batches, draining, flatness, large, parked, relaying, storing, streaming, waiting
 from .environment import HERE, say
 from .measurement import Measurement, Tree, take
 from .table import Outcome, shown, write
@@ -17,6 +17,7 @@ MEASUREMENTS: list[Measurement] = [
     *accepting.MEASUREMENTS,
     *answering.MEASUREMENTS,
     *batches.MEASUREMENTS,
+    *draining.MEASUREMENTS,
     *streaming.MEASUREMENTS,
     *relaying.MEASUREMENTS,
     *waiting.MEASUREMENTS,

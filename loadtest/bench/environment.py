@@ -101,18 +101,27 @@ def deployment(tree: Path, gateways: set[int] | None = None, **settings: str) ->
     gateways: the processors that the gateway's process has, if not the same as everything else.
     """
     before = os.sched_getaffinity(0)
-    with store() as running, started_on(gateways or before):
-        chosen = {
-            "RUNLANE_REDIS_URL": running.url, "RUNLANE_API_KEYS": KEY, "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}",
-            "RUNLANE_RATE_LIMITS": LIMITS, "RUNLANE_AUDIT_LOG": "off", "RUNLANE_LOG_LEVEL": "warning", **settings,
-        }  # fmt: skip
-        port = free_port()
-        command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--endpoint", ENDPOINT]
-        with process(command, tree, chosen) as pid:
-            deployed = Deployment(tree, f"http://127.0.0.1:{port}", pid, running.url, running.pid)
-            wait_for(deployed.at("/health"))
-            with started_on(before):
-                yield deployed
+    with (
+        store() as running,
+        started_on(gateways or before),
+        gateway(tree, running.url, **settings) as (url, pid),
+        started_on(before),
+    ):
+        yield Deployment(tree, url, pid, running.url, running.pid)
+
+
+@contextlib.contextmanager
+def gateway(tree: Path, store_url: str, **settings: str) -> Iterator[tuple[str, int]]:
+    """A gateway process of a tree at this store: its URL, and its process."""
+    chosen = {
+        "RUNLANE_REDIS_URL": store_url, "RUNLANE_API_KEYS": KEY, "RUNLANE_WORKER_KEYS": f"{ENDPOINT}:{KEY}",
+        "RUNLANE_RATE_LIMITS": LIMITS, "RUNLANE_AUDIT_LOG": "off", "RUNLANE_LOG_LEVEL": "warning", **settings,
+    }  # fmt: skip
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--endpoint", ENDPOINT]
+    with process(command, tree, chosen) as pid:
+        wait_for(f"http://127.0.0.1:{port}/v2/{ENDPOINT}/health")
+        yield f"http://127.0.0.1:{port}", pid
 
 
 @contextlib.contextmanager
@@ -124,6 +133,17 @@ def store() -> Iterator[EmbeddedStore]:
             yield running
         finally:
             running.stop()
+
+
+@contextlib.contextmanager
+def tcp_store() -> Iterator[str]:
+    """The same, with a port on loopback, since not every library takes a Unix socket: its URL."""
+    with store() as running:
+        port = free_port()
+        with redis.Redis.from_url(running.url) as client:
+            client.config_set("bind", "127.0.0.1")
+            client.config_set("port", port)
+        yield f"redis://:{urlsplit(running.url).password}@127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

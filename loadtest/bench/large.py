@@ -23,7 +23,6 @@ def _large(tree: Tree) -> Iterator[Round]:
         body = f'{{"input":"{"x" * SIZE}"}}'.encode()
 
         def once() -> dict[str, Figures]:
-            before = resident_bytes(deployed.gateway)
             forget_peak(deployed.gateway)
             with observing(deployed.url) as observed:
                 _run_whole(deployed, body)
@@ -33,6 +32,7 @@ def _large(tree: Tree) -> Iterator[Round]:
                 "large-blocked": Figures(observed.longest * 1000, BLOCKED_MS),
             }
 
+        before = resident_bytes(deployed.gateway)
         _run_whole(deployed, body)
         yield once
 

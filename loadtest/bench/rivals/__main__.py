@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import statistics
 
+from loadtest.bench.environment import tcp_store
 from loadtest.bench.rivals.measuring import OURS, NotMeasuredError, measure
-from loadtest.bench.rivals.store import tcp_store
 from loadtest.bench.rivals.table import RIVALS
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 import httpx
 import redis
 
-from loadtest.bench.environment import ENDPOINT, KEY, gateway, headers, processors, started_on
+from loadtest.bench import batches
+from loadtest.bench.environment import ENDPOINT, HERE, KEY, gateway, processors, started_on
+from loadtest.bench.measurement import Tree
 from loadtest.bench.rivals import given
 from loadtest.bench.rivals.install import FOLDER
 from loadtest.bench.rivals.table import RIVALS
 
 OURS = "runlane"
-ROOT = Path(__file__).parents[3]
 SECONDS = 180.0
 SECONDS_TO_STOP = 10.0
 JOBS_IN_A_REQUEST = 1000
@@ -30,8 +31,8 @@ class NotMeasuredError(Exception):
     """Jobs were not queued, or not all of them run."""
 
 
-def measure(name: str, store_url: str, count: int) -> float:
-    """Has one worker of a library, or of runlane, run so many no-op jobs: jobs per second.
+def measure(name: str, store_url: str, count: int, tree: Tree = HERE) -> float:
+    """Has one worker of a library, or of a tree of runlane's, run so many no-op jobs: jobs per second.
 
     The worker has the first of this process's processors, and the gateway the others, where the store should be as
     well. The store must be empty, and is so afterwards.
@@ -42,8 +43,9 @@ def measure(name: str, store_url: str, count: int) -> float:
     with emptied(store_url), tempfile.TemporaryDirectory(prefix="runlane-rivals-") as folder:
         file = Path(folder) / "seconds"
         told = {given.STORE: store_url, given.COUNT: str(count), given.FILE: str(file)}
-        measured = _of_runlane if name == OURS else _of_rival
-        return count / measured(name, {**os.environ, "PYTHONPATH": str(ROOT), **told}, file)
+        if name == OURS:
+            return count / _of_runlane(tree, {**os.environ, "PYTHONPATH": f"{tree}:{HERE}", **told}, file)
+        return count / _of_rival(name, {**os.environ, "PYTHONPATH": str(HERE), **told}, file)
 
 
 @contextlib.contextmanager
@@ -73,11 +75,11 @@ def _of_rival(name: str, environment: dict[str, str], file: Path) -> float:
     return _seconds([str(programs / program), *arguments], environment | rival.variables, file)
 
 
-def _of_runlane(_name: str, environment: dict[str, str], file: Path) -> float:
+def _of_runlane(tree: Tree, environment: dict[str, str], file: Path) -> float:
     """Seconds, by runlane's own worker, which registers at a gateway and takes its jobs from the store."""
     with contextlib.ExitStack() as stack:
         with started_on(processors()[1]):
-            base = stack.enter_context(gateway(environment[given.STORE]))
+            base, _ = stack.enter_context(gateway(tree, environment[given.STORE]))
         _queue_at(base, int(environment[given.COUNT]))
         command = [sys.executable, "-m", "handler_sdk", str(Path(__file__).with_name("with_runlane.py"))]
         ours = {"RUNLANE_URL": base, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
@@ -87,10 +89,10 @@ def _of_runlane(_name: str, environment: dict[str, str], file: Path) -> float:
 
 def _queue_at(base: str, count: int) -> None:
     """Queues so many jobs over HTTP."""
+    headers = {"Authorization": f"Bearer {KEY}"}
     for done in range(0, count, JOBS_IN_A_REQUEST):
-        jobs = [{"timeout": 300, "data": {}}] * min(JOBS_IN_A_REQUEST, count - done)
-        body = {"queue": ENDPOINT, "timeout": 300, "jobs": jobs}
-        httpx.post(f"{base}/queue/add-batch", json=body, headers=headers(), timeout=60).raise_for_status()
+        path, body = batches.request(min(JOBS_IN_A_REQUEST, count - done), "{}")
+        httpx.post(f"{base}{path}", content=body, headers=headers, timeout=60).raise_for_status()
 
 
 def _seconds(command: list[str], environment: dict[str, str], file: Path) -> float:
