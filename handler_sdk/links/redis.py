@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,8 @@ from .store import Store, is_current
 
 # An offer to take jobs is made anew after so long, should the store have forgotten it.
 OFFER_SECONDS = 1.0
+
+AT_A_TIME = 16
 
 # Of a job that the store sends to a worker which it has forgotten meanwhile.
 NO_EPOCH = "0"
@@ -68,10 +70,11 @@ class _Inbox:
         if self.jobs or self.offered < self._enough or self._capacity() <= 0:
             self._changed.set()
 
-    def put_all(self, jobs: list[TakenJob], offered: int) -> None:
-        """The reply to an offer: jobs, and how many more the store may send."""
+    def put_all(self, jobs: list[TakenJob], room: int, before: int) -> None:
+        """The reply to an offer to take as many jobs as there was room for when `before` had been received: messages
+        that came before this reply used the offer up."""
         self.received += len(jobs)
-        self.offered = offered
+        self.offered = room - (self.received - before)
         self._offered_at = time.monotonic()
         self.jobs.extend(jobs)
 
@@ -116,12 +119,17 @@ def _enough_for(room: int) -> int:
     return max(1, (room + 1) // 2)
 
 
+def _taken(job: bytes, number: int, _timeout: int, given: bytes | None, request: bytes) -> TakenJob:
+    return TakenJob(Attempt(job.decode(), int(number)), given, request)
+
+
 class RedisLink:
     """See `Link`."""
 
     def __init__(self, register: Register) -> None:
         self._inbox = _Inbox()
         self._subscribed = asyncio.Event()
+        self._more_wait = False
         # The worker tells of outages; twice would be once too often.
         self._store = Store(register, self._inbox.mark_astray, outage_level=logging.DEBUG)
 
@@ -151,9 +159,8 @@ class RedisLink:
             room = max(0, capacity())
             if not room and not inbox.offered:
                 return
-            if not inbox.has_offer_for(room):
-                await self._offer(room)
-            if room and not inbox.jobs:
+            came = False if inbox.has_offer_for(room) else await self._offer(room, begin)
+            if room and not came:
                 await inbox.wait(room, capacity, begin)
         await self._begin_all(inbox.take_all(), begin)
         if inbox.astray:
@@ -203,15 +210,31 @@ class RedisLink:
         if is_current(attempt, reply):
             begin(TakenJob(attempt, reply[0], reply[1]))
 
-    async def _offer(self, room: int) -> None:
-        """Asks for jobs; what is left of the room is an offer to the store, which sends what comes."""
-        before = self._inbox.received
+    async def _offer(self, room: int, begin: Begin) -> bool:
+        """Asks for jobs, and begins those that come with the reply; whether there were any. What is left of the room is
+        an offer to the store, which sends what comes. While more jobs wait than there is room for, they come a few at a
+        time: so some run while the store sees to the next."""
+        before, queues = self._inbox.received, self._store.registered.queues
+        rooms = [*range(AT_A_TIME, room, AT_A_TIME), room] if self._more_wait else [room]
+        calls = [self._store.call("take", self.worker, most, before, queues, repeat=False) for most in rooms]
+        asked = [asyncio.create_task(call) for call in calls]
         try:
-            queues = self._store.registered.queues
-            rows: list[Any] = await self._store.call("take", self.worker, room, before, queues, repeat=False)
+            return any(
+                [await self._take_reply(reply, most, before, begin) for most, reply in zip(rooms, asked, strict=True)]
+            )
+        except BaseException:
+            for reply in asked:
+                reply.cancel()
+            self._inbox.mark_astray()
+            raise
+
+    async def _take_reply(self, reply: Awaitable[Any], room: int, before: int, begin: Begin) -> bool:
+        try:
+            rows: list[Any] = await reply
         except LostReplyError:
             self._inbox.mark_astray()  # the store may have given jobs that never came
-            return
-        jobs = [TakenJob(Attempt(job.decode(), int(number)), given, request) for job, number, _, given, request in rows]
-        overtook = self._inbox.received - before  # messages that came before this reply used the offer up
-        self._inbox.put_all(jobs, room - len(jobs) - overtook)
+            return False
+        self._inbox.put_all([_taken(*row) for row in rows], room, before)
+        self._more_wait = self._inbox.offered <= 0
+        await self._begin_all(self._inbox.take_all(), begin)
+        return bool(rows)

@@ -124,6 +124,13 @@ class TestOrder:
 
         assert await shares_of(driver, 24) == ["normal"] * 20 + ["low"] * 4
 
+    async def test_so_it_does_when_several_are_taken_at_once(self, driver: Driver) -> None:
+        lost = await driver.begin(share="low", queue="low")
+        assert await driver.call("lose", lost.id, lost.attempt, "gone") == "OK"
+        normal = await queue(driver, "normal", 3)
+        assert {job.id for job in await driver.take("w", 3)} == set(normal)
+        assert [job.id for job in await driver.take("w", 4, 3)] == [lost.id]
+
     async def test_jobs_without_a_share_are_of_one(self, driver: Driver) -> None:
         nobody = [await driver.submit() for _ in range(50)]
         await queue(driver, "a", 3)

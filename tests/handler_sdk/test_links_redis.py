@@ -17,6 +17,27 @@ class TestTake:
         async with joined(gateway) as (link, _), asyncio.timeout(2.5):
             assert await take(link, one) == []
 
+    async def test_while_more_jobs_wait_they_come_a_few_at_a_time(self, gateway: Gateway, jobs: Jobs) -> None:
+        submitted = [await asyncio.to_thread(jobs.submit) for _ in range(60)]
+        begun: list[Attempt] = []
+        at_each_step: list[int] = []
+
+        def begin(job: TakenJob) -> None:
+            begun.append(job.attempt)
+            at_each_step.append(link._inbox.received)
+
+        async with joined(gateway) as (link, _):
+            await link.take(lambda: 10, lambda: begun, begin)
+            await link.take(lambda: 40, lambda: begun, begin)
+            assert at_each_step == [10] * 10 + [26] * 16 + [42] * 16 + [50] * 8
+            await link.take(lambda: 20, lambda: begun, begin)
+            assert [attempt.job for attempt in begun] == submitted
+            last = await asyncio.to_thread(jobs.submit)  # the rest of the room is an offer to the store
+            async with asyncio.timeout(5):
+                while len(begun) == len(submitted):
+                    await link.take(lambda: 10, lambda: begun, begin)
+            assert begun[-1] == Attempt(last, 1)
+
     async def test_withdraws_its_offer_when_there_is_no_room_any_more(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as (link, _):
             assert await take(link, one) == []

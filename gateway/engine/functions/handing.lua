@@ -1,14 +1,21 @@
 -- How jobs come to workers: taken by those that ask, handed over to those that wait.
 
--- Begins the attempt of a taken entry. Returns what the worker needs, or nil when the entry is a leftover.
+-- Entries that are read in one step.
+local MOST_AT_ONCE = 200
+
+-- Begins the attempt of a taken entry. Returns what the worker needs, or nil when the entry is a leftover: {id, attempt,
+-- timeout ms, input, request, size = bytes of the two}. Without the input when the job is too large for a message, and is
+-- to be fetched.
 local function begin(base, queue, item, worker, at)
   local entry, id = item[1], id_at(item)
-  local key, fields, expires, ends = job_key(base, id), {}, nil, nil
-  local job = load(key, 'state', 'queue', 'entry', 'attempt', 'tries', 'timeout', 'input', 'request', 'chunks',
-    'watchers')
-  if not job.state then
-    fields, expires, ends = unseal(queue, entry, item[2])
-    job = expires and tonumber(expires) > at and pairs_of(fields) or {}
+  local key = job_key(base, id)
+  local fields, expires, ends = unseal(queue, entry, item[2])
+  local job
+  if fields and redis.call('EXISTS', key) == 0 then
+    job = tonumber(expires) > at and pairs_of(fields) or {}
+  else
+    fields, ends = {}, nil
+    job = load(key, 'state', 'queue', 'entry', 'attempt', 'tries', 'timeout', 'input', 'request', 'chunks', 'watchers')
   end
   if job.state ~= 'IN_QUEUE' or job.entry ~= entry or job.queue ~= queue then
     drop_entry(base, queue, entry)
@@ -35,20 +42,26 @@ local function begin(base, queue, item, worker, at)
       wake(base, job.watchers, {kind = 'restart', job = id, position = tonumber(job.chunks)})
     end
   end
-  return {id, attempt, tonumber(job.timeout), job.input, job.request or ''}
+  local input, request = job.input, job.request or ''
+  local size = #input + #request
+  if size > PAYLOAD_IN_WAKEUP then input, request = false, '' end
+  return {id, attempt, tonumber(job.timeout), input, request, size = size}
+end
+
+-- Begins the next jobs in a stream, `most` of them; none when none is left.
+local function begin_some_from(base, queue, worker, at, most)
+  local jobs, read = {}, nil
+  repeat
+    read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #jobs, 'STREAMS', queue_key(base, queue), '>')
+    for _, item in ipairs(read and read[1][2] or {}) do
+      jobs[#jobs + 1] = begin(base, queue, item, worker, at)
+    end
+  until not read or #jobs == most
+  return jobs
 end
 
 -- Begins the next job in a stream; nil when none is left.
-local function begin_from(base, queue, worker, at)
-  repeat
-    local read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', 1, 'STREAMS', queue_key(base, queue), '>')
-    if read then
-      local item = read[1][2][1]
-      local job = begin(base, queue, item, worker, at)
-      if job then return job end
-    end
-  until not read
-end
+local function begin_from(base, queue, worker, at) return begin_some_from(base, queue, worker, at, 1)[1] end
 
 -- Begins the job whose turn it is; nil when none stands in line. The front is empty, so the job is alone in it.
 local function begin_in_turn(base, queue, worker, at)
@@ -121,6 +134,18 @@ local function begin_next(base, worker, at, order, only)
   end
 end
 
+-- Begins the next jobs for a worker, `most` of them at most; none when none is left. Where one job alone decides which is
+-- next, it is one.
+local function begin_some(base, worker, at, order, most)
+  if not order.lines and order.starvation == 0 then
+    for _, queue in ipairs(order.queues) do
+      local jobs = begin_some_from(base, queue, worker, at, most)
+      if #jobs > 0 then return jobs end
+    end
+  end
+  return {begin_next(base, worker, at, order)}
+end
+
 -- Puts a job back that was begun for a worker and never reached it; that was no try. `has`: the attempts of jobs, by
 -- their ids, that did.
 local function put_back(base, queue, entry, id, has, at)
@@ -140,12 +165,10 @@ end
 
 local function listens(channel) return redis.call('PUBSUB', 'SHARDNUMSUB', channel)[2] > 0 end
 
-local function is_small(input, request) return #input + #request <= PAYLOAD_IN_WAKEUP end
-
 -- Sends a begun job to its worker: by itself, or as the answer to the poll that a gateway process holds.
 local function send(channel, known, job)
   local id, attempt, timeout, input, request = unpack(job)
-  local size = is_small(input, request) and #request or -1
+  local size = input and #request or -1
   local head = table.concat({known.epoch or '0', id, attempt, timeout, size}, ' ')
   if known.gateway then
     head = cjson.encode({kind = 'job', job = id, attempt = attempt, poll = known.poll, size = size})
@@ -208,8 +231,8 @@ end
 -- take: worker, capacity, jobs that it has got since it joined (by replies of `take` and by messages), the queues that it
 -- takes jobs of, separated by spaces; '' for all.
 -- Begins as many jobs as the worker can run; what is left of its capacity waits for jobs to come. Jobs on their way to
--- the worker count against the capacity. Returns a list of {id, attempt, timeout ms, input, request}; the input is nil
--- when it is to be fetched, so that a reply stays short enough for others to wait behind it.
+-- the worker count against the capacity. Returns a list of jobs as `begin`, so that a reply stays short enough for others
+-- to wait behind it.
 local function take(keys, args)
   local base, worker, at = keys[1], args[1], now()
   local key = base .. ':worker:' .. worker
@@ -218,10 +241,9 @@ local function take(keys, args)
   local capacity = args[2] - math.max(0, given - (args[3] or given))
   local jobs, order = {}, part_of(order_of(base), args[4])
   while #jobs < capacity do
-    local job = begin_next(base, worker, at, order)
-    if not job then break end
-    if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
-    jobs[#jobs + 1] = job
+    local begun = begin_some(base, worker, at, order, math.min(capacity - #jobs, MOST_AT_ONCE))
+    if #begun == 0 then break end
+    for _, job in ipairs(begun) do jobs[#jobs + 1] = job end
   end
   local free = math.max(0, capacity - #jobs)
   note(base, worker, not known, 'given', given + #jobs, 'free', free, 'queues', args[4] or '')

@@ -77,13 +77,10 @@ local function park(keys, args)
       local job = begin_next(base, worker, at, order)
       if not job then break end
       jobs[#jobs + 1] = job
-      size = size + #job[4] + #job[5]
+      size = size + job.size
     end
   end
-  for i, job in ipairs(jobs) do
-    sent[i] = job[1] .. ' ' .. job[2]
-    if not is_small(job[4], job[5]) then job[4], job[5] = false, '' end
-  end
+  for i, job in ipairs(jobs) do sent[i] = job[1] .. ' ' .. job[2] end
   local free = #jobs == 0 and 1 or 0
   greet(base, worker, alive + free * held, at)
   redis.call('HSET', key, 'gateway', process, 'poll', poll, 'free', free, 'alive', alive, 'sent', table.concat(sent, ' '),
