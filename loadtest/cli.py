@@ -1,7 +1,7 @@
 """The command line of `runlane-load`.
 
-A command ends with the status 0; with 1 when a threshold is missed; with 2 when it was not called as it is to be, or the
-server cannot be tested at all.
+A command ends with the status 0; with 1 when a threshold is missed; with 2 when it was not called as it is to be, or
+the server cannot be tested at all.
 """
 
 import os
@@ -120,7 +120,9 @@ _command(
     weights_option(run=1),
     arrivals="burst",
 )
-_command("soak", "A mixture for a long time; says what has changed.", *RATE, *ARRIVALS, *FOLLOW, weights_option(**WEIGHTS))
+_command(
+    "soak", "A mixture for a long time; says what has changed.", *RATE, *ARRIVALS, *FOLLOW, weights_option(**WEIGHTS)
+)
 
 
 @main.command("compare")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from .results import Results, Second
 from .significance import p_value
 from .thresholds import changed, measured
-from .timings import TIMINGS
+from .timings import LAG, LATE, TIMINGS
 
 PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
 UNLIKELY = 0.01
@@ -55,7 +55,7 @@ def _metrics(*results: Results) -> Iterator[tuple[str, Look]]:
     yield "errors", _error_share
     present = {name for each in results for name in each.timings}
     for timing in TIMINGS:
-        if timing in present:
+        if timing in present and timing not in (LAG, LATE):
             for percentile in PERCENTILES:
                 yield f"{timing}.{percentile}", _percentile(timing, percentile.replace(".", "_"))
 

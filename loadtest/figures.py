@@ -23,9 +23,9 @@ class Figure(NamedTuple):
 
 
 def of_results(results: Results) -> list[Figure]:
-    """All plots of one test."""
+    """The plots of one test for which there are values."""
     series = results.series
-    return [
+    figures = [
         _over_time("Throughput", "per second", [
             _trace("offered", series, lambda second: second.offered),
             _trace("succeeded", series, lambda second: second.succeeded),
@@ -33,7 +33,7 @@ def of_results(results: Results) -> list[Figure]:
         ]),
         _over_time("Latency, from the intended time of sending", "ms", _percentiles(series, LATENCY), log=True),
         _over_time("Errors", "per second", [
-            _trace(kind, series, lambda second, kind=kind: second.errors.get(kind, 0), stackgroup="errors")
+            _trace(kind, series, _errors(kind), stackgroup="errors")
             for kind in results.errors
         ]),
         _over_time("Queue delay, as the server says", "ms", _percentiles(series, DELAY)),
@@ -41,6 +41,7 @@ def of_results(results: Results) -> list[Figure]:
         _over_time("Unfinished operations", "", [_trace("open", series, lambda second: second.open)]),
         _by_percentile({"": results}),
     ]  # fmt: skip
+    return [figure for figure in figures if figure.data]
 
 
 def of_comparison(before: Results, after: Results) -> list[Figure]:
@@ -66,6 +67,10 @@ def _trace(name: str, series: Iterable[Second], look: Callable[[Second], float |
     }  # fmt: skip
 
 
+def _errors(kind: str) -> Callable[[Second], float | None]:
+    return lambda second: second.errors.get(kind, 0)
+
+
 def _percentile(timing: str, field: str) -> Callable[[Second], float | None]:
     def look(second: Second) -> float | None:
         found = second.timings.get(timing)
@@ -83,8 +88,6 @@ def _percentiles(series: list[Second], timing: str) -> list[Trace]:
 def _over_time(title: str, unit: str, traces: list[Trace], log: bool = False) -> Figure:
     y = {"title": {"text": unit}, "type": "log"} if log else {"title": {"text": unit}, "rangemode": "tozero"}
     layout = _layout({"title": {"text": "second"}}, y)
-    if not traces:
-        layout["annotations"] = [{"text": "none", "showarrow": False, "xref": "paper", "yref": "paper"}]
     return Figure(title, traces, layout)
 
 
@@ -98,7 +101,9 @@ def _by_percentile(both: dict[str, Results]) -> Figure:
                 y = [ms for _, ms in curve]
                 traces.append({"type": "scatter", "mode": "lines", "name": prefix + name, "x": x, "y": y})
     ticks = {"tickvals": [100 / (100 - mark) for mark in MARKS], "ticktext": [f"{mark:g} %" for mark in MARKS]}
-    layout = _layout({"title": {"text": "percentile"}, "type": "log", **ticks}, {"title": {"text": "ms"}, "type": "log"})
+    layout = _layout(
+        {"title": {"text": "percentile"}, "type": "log", **ticks}, {"title": {"text": "ms"}, "type": "log"}
+    )
     return Figure("Latency by percentile", traces, layout)
 
 

@@ -72,7 +72,9 @@ class Generator:
         self._assignment = assignment
         self._plan = plan = assignment.plan
         self._pipe = pipe
-        self._most_open = max(1, plan.most_open // plan.processes)
+        self._most_open = len(range(assignment.index, plan.most_open, plan.processes))
+        self._connections = len(range(assignment.index, plan.connections or plan.most_open, plan.processes))
+        self._free = asyncio.Semaphore(self._connections)
         self._recorder = Recorder()
         self._unmeasured = Recorder()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,7 +124,7 @@ class Generator:
 
     async def _generate(self) -> None:
         """Sends, then waits for what is unfinished; after a stop, not for long."""
-        load = asyncio.create_task(self._closed_loop() if self._plan.connections else self._open_loop())
+        load = asyncio.create_task(self._closed_loop() if self._plan.is_closed else self._open_loop())
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({load, stopped}, return_when=asyncio.FIRST_COMPLETED)
         load.cancel()
@@ -170,11 +172,9 @@ class Generator:
 
     async def _closed_loop(self) -> None:
         """So many operations are under way, each followed by the next."""
-        plan = self._plan
-        connections = len(range(self._assignment.index, plan.connections or 0, plan.processes))
-        end = self._began + plan.end
+        end = self._began + self._plan.end
         await _until(self._began)
-        for _ in range(connections):
+        for _ in range(self._connections):
             self._start(self._one_after_the_other(end))
         await _until(end)
 
@@ -189,7 +189,11 @@ class Generator:
         return self._unmeasured if intended < self._began + self._plan.warm_up else self._recorder
 
     async def _perform(self, recorder: Recorder, intended: float) -> None:
-        trial = Trial(recorder, intended)
+        async with self._free:
+            await self._try(Trial(recorder, intended))
+
+    async def _try(self, trial: Trial) -> None:
+        recorder = trial.recorder
         try:
             async with asyncio.timeout(self._plan.timeout):
                 await self._scenario.perform(trial)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
 from gateway.durations import parse_duration
 
@@ -19,13 +20,13 @@ from .scenarios.mixed import WEIGHTS
 from .thresholds import Threshold, parse
 
 DEFAULT_RATE = 10.0
-RATE_OF_A_PROCESS = 1500
+RATE_OF_A_PROCESS = 3000
 CONNECTIONS_OF_A_PROCESS = 32
 
 Command = Callable[..., Any]
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """A duration as Go writes it, in seconds. `whole`: a whole number of them; `least`: the shortest."""
 
     name = "duration"
@@ -48,7 +49,7 @@ class Seconds(click.ParamType):
         return seconds
 
 
-class Range(click.ParamType):
+class Range(click.ParamType[tuple[float, float]]):
     """Two rates, the lower one first."""
 
     name = "from:to"
@@ -67,14 +68,12 @@ class Range(click.ParamType):
         return lowest, highest
 
 
-class Weights(click.ParamType):
+class Weights(click.ParamType[dict[str, float]]):
     """Operations of a mixture and how often each is drawn."""
 
     name = "weights"
 
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> dict[str, float]:
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> dict[str, float]:
         if isinstance(value, dict):
             return value
         try:
@@ -90,7 +89,7 @@ class Weights(click.ParamType):
         return weights
 
 
-class Condition(click.ParamType):
+class Condition(click.ParamType[Threshold]):
     """A threshold."""
 
     name = "condition"
@@ -114,10 +113,10 @@ class OutputFile(click.Path):
         super().__init__(dir_okay=False, writable=True, path_type=Path)
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
-        path = super().convert(value, parameter, context)
-        if not os.access(Path(path).parent, os.W_OK):
-            self.fail(f"{Path(path).parent} is no folder that can be written to", parameter, context)
-        return path
+        folder = Path(value).parent
+        if not os.access(folder, os.W_OK):
+            self.fail(f"{folder} is no folder that can be written to", parameter, context)
+        return super().convert(value, parameter, context)
 
 
 def endpoint_url(_: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -168,11 +167,13 @@ LOADS = (
     *RATE,
     *ARRIVALS,
     click.option("--connections", type=click.IntRange(1), metavar="N",
-                 help="Closed loop: so many clients, each of which waits for its answer."),
+                 help="Closed loop: so many clients, each of which waits for its answer. With a rate: so many "
+                 "operations at once; what is due waits for one of them to end, and that counts in its latency."),
     click.option("--ramp", "ramp_range", type=Range(), metavar="FROM:TO",
                  help="Open loop whose rate rises in steps, until answers keep up no more."),
     click.option("--steps", type=click.IntRange(2), default=10, show_default=True, help="Steps of a ramp."),
-    click.option("--step", type=Seconds(whole=True, least=1), default="10s", show_default=True, help="Length of a step."),
+    click.option("--step", type=Seconds(whole=True, least=1), default="10s", show_default=True,
+                 help="Length of a step."),
     click.option("--knee-p99", type=Seconds(least=0.001),
                  help=f"Bound for a ramp's p99.  [default: {ramp.TIMES_FIRST_STEP} times that of its first step]"),
 )  # fmt: skip
@@ -206,19 +207,20 @@ def make_plan(
     Raises:
         click.UsageError: it does not go together.
     """
-    loads = [name for name, value in (("--rate", given.get("rate")), ("--connections", given.get("connections")),
-                                      ("--ramp", ramp_range)) if value is not None]  # fmt: skip
-    if len(loads) > 1:
-        raise click.UsageError(f"{' and '.join(loads)} do not go together")
-    if not loads:
-        given["rate"] = DEFAULT_RATE
+    if given.get("rate") is not None and ramp_range is not None:
+        raise click.UsageError("--rate and --ramp do not go together")
     if ramp_range is not None:
         given["ramp"] = ramp.rates(*ramp_range, steps)
-    plan = Plan(scenario=scenario, seed=random.randrange(2**32), **given)  # noqa: S311
-    fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
-    return Plan(**fields | {"processes": processes or _processes(plan)})
+    elif given.get("rate") is None and given.get("connections") is None:
+        given["rate"] = DEFAULT_RATE
+    plan = Plan(scenario=scenario, seed=random.randrange(2**32), **given)
+    most = min(plan.most_open, plan.connections or plan.most_open)
+    return msgspec.structs.replace(plan, processes=min(most, processes or _processes(plan)))
 
 
 def _processes(plan: Plan) -> int:
-    wanted = max(plan.highest_rate / RATE_OF_A_PROCESS, (plan.connections or 0) / CONNECTIONS_OF_A_PROCESS)
-    return min(os.cpu_count() or 1, max(1, math.ceil(wanted)))
+    """So many as the load needs, at most one for each processor."""
+    load = (
+        (plan.connections or 0) / CONNECTIONS_OF_A_PROCESS if plan.is_closed else plan.highest_rate / RATE_OF_A_PROCESS
+    )
+    return min(os.cpu_count() or 1, max(1, math.ceil(load)))

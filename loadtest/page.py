@@ -1,4 +1,4 @@
-"""One page with plots, complete in itself: it asks for nothing over the network, and the browser is told to forbid it."""
+"""One page with plots, complete in itself: it asks for nothing over the network, and has the browser forbid it."""
 
 import base64
 import gzip
@@ -45,9 +45,7 @@ new Response(unpacked).text().then(source => {
 """The library is a third of the size when it is compressed, which each browser of 2023 or later can undo."""
 
 
-def write(
-    path: Path, title: str, remarks: Iterable[str], tables: Iterable[Table], figures: Sequence[Figure]
-) -> None:
+def write(path: Path, title: str, remarks: Iterable[str], tables: Iterable[Table], figures: Sequence[Figure]) -> None:
     """Writes a page.
 
     Raises:

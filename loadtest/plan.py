@@ -21,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         url: of the endpoint: `…/v2/<endpoint_id>`.
         rate: operations per second of an open loop; None for a closed one.
-        connections: of a closed loop; None for an open one.
+        connections: clients of a closed loop; of an open one, so many at most do something at once; None: no bound.
         period: between bursts.
         ramp: the rates, one after the other, each for `step`; () for none.
         knee_p99: the bound for a ramp's p99; None: a multiple of its first step's.
@@ -57,6 +57,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if self.ramp:
             return [Phase(self.ramp[0], self.warm_up), *(Phase(rate, self.step) for rate in self.ramp)]
         return [Phase(self.rate or 0, self.warm_up + self.duration)]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether each client waits for its answer before it sends again."""
+        return self.rate is None and not self.ramp
 
     @property
     def measured(self) -> float:

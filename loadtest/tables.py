@@ -12,7 +12,7 @@ from .timings import TIMINGS
 
 
 class Table(NamedTuple):
-    """Texts; the first column and, where `last_is_text`, the last are aligned to the left. `marked`: rows that matter."""
+    """Texts; the first column, and the last if `last_is_text`, are aligned to the left. `marked`: rows that matter."""
 
     title: str
     header: Sequence[str]
@@ -75,7 +75,7 @@ def remarks(results: Results) -> Iterator[str]:
 def _load(plan: Plan) -> str:
     if plan.ramp:
         return f"ramp from {plan.ramp[0]:g}/s to {plan.ramp[-1]:g}/s in {len(plan.ramp)} steps of {plan.step:g} s"
-    if plan.connections:
+    if plan.is_closed:
         return f"closed loop of {plan.connections} connections for {plan.duration:g} s"
     bursts = f" in bursts every {plan.period:g} s" if plan.arrivals == "burst" else f" ({plan.arrivals})"
     return f"open loop at {plan.rate:g}/s{bursts} for {plan.duration:g} s"

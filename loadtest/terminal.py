@@ -106,8 +106,9 @@ def _console() -> Console:
 
 
 def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, show_edge=False,
-                     title_style="bold")
+    drawn = RichTable(
+        title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, show_edge=False, title_style="bold"
+    )
     for number, name in enumerate(table.header):
         is_text = number == 0 or (table.last_is_text and number == len(table.header) - 1)
         drawn.add_column(name, justify="left" if is_text else "right", overflow="fold")

@@ -48,8 +48,7 @@ class Threshold(msgspec.Struct, frozen=True):
         if not self.is_change:
             if not OPERATORS[self.operator](found, self.value):
                 return None
-            by = f", {abs(found / self.value - 1):.1%} {'over' if found > self.value else 'under'}" if self.value else ""
-            return f"{self.text}: {self.metric} is {shown(self.metric, found)}{by}"
+            return f"{self.text}: {self.metric} is {shown(self.metric, found)}{self._by(found)}"
         earlier = measured(before, self.metric) if before is not None else None
         if earlier is None:
             return f"{self.text}: there was no {self.metric} before"
@@ -57,6 +56,11 @@ class Threshold(msgspec.Struct, frozen=True):
         if not OPERATORS[self.operator](change, self.value):
             return None
         return f"{self.text}: {shown(self.metric, earlier)} became {shown(self.metric, found)}, {change:+.1%}"
+
+    def _by(self, found: float) -> str:
+        if not self.value:
+            return ""
+        return f", {abs(found / self.value - 1):.1%} {'over' if found > self.value else 'under'}"
 
 
 def parse(text: str, may_change: bool = False) -> Threshold:

@@ -38,9 +38,7 @@ class Batch(Scenario):
         """As many requests as there are inputs, each with so many jobs; each input is in turn the first."""
         data = itertools.cycle({"data": input} for input in inputs)
         size = self.plan.jobs
-        return [
-            msgspec.json.encode({"queue": self._queue, "jobs": list(itertools.islice(data, size))}) for _ in inputs
-        ]
+        return [msgspec.json.encode({"queue": self._queue, "jobs": list(itertools.islice(data, size))}) for _ in inputs]
 
     async def perform(self, trial: Trial) -> None:
         content = await self.endpoint.request("POST", self._url, self.next_body())

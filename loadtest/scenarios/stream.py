@@ -10,7 +10,7 @@ from .scenario import Scenario
 
 QUICK = 0.05
 PAUSE = 0.1
-"""Seconds: who answers sooner than `QUICK` that there is nothing does not hold polls, and is asked again after `PAUSE`."""
+"""Seconds: who says sooner than `QUICK` that there is nothing does not hold polls, and is asked again after `PAUSE`."""
 
 
 class Stream(Scenario):
