@@ -31,8 +31,7 @@ from .options import (
     weights_option,
     with_options,
 )
-from .plan import Plan
-from .scenarios.mixed import WEIGHTS
+from .plan import WEIGHTS, Plan
 from .thresholds import Threshold
 
 MISSED = 1

@@ -15,8 +15,7 @@ import msgspec
 from gateway.durations import parse_duration
 
 from . import ramp
-from .plan import Plan
-from .scenarios.mixed import WEIGHTS
+from .plan import WEIGHTS, Plan
 from .thresholds import Threshold, parse
 
 DEFAULT_RATE = 10.0

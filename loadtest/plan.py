@@ -7,6 +7,9 @@ import msgspec
 
 Arrivals = Literal["constant", "poisson", "burst"]
 
+WEIGHTS = {"run": 6.0, "runsync": 2.0, "stream": 1.0, "status": 4.0, "cancel": 1.0}
+"""Of the operations in a mixture, unless others are given."""
+
 
 class Phase(NamedTuple):
     """A rate of operations per second, for so many seconds."""

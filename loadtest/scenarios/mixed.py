@@ -11,7 +11,6 @@ from .runsync import RunSync
 from .scenario import Scenario
 from .stream import Stream
 
-WEIGHTS = {"run": 6.0, "runsync": 2.0, "stream": 1.0, "status": 4.0, "cancel": 1.0}
 MOST_KNOWN = 1000
 
 
