@@ -5,8 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from aiohttp import web
+from click.testing import CliRunner
 
-from .running import KEY, measure, run
+from loadtest.cli import main
+
+from .running import KEY, measure
 from .standin import StandIn, accepted
 
 STALL_SECONDS = 0.6
@@ -114,7 +117,7 @@ def test_a_ramp_finds_the_knee_and_stops(standin: StandIn, tmp_path: Path) -> No
 
 
 def test_batches_need_their_route(standin: StandIn) -> None:
-    done = run("batch", standin.url)
-    assert (done.returncode, done.stdout, standin.posts) == (2, "", 0)
+    done = CliRunner().invoke(main, ["batch", standin.url])
+    assert (done.exit_code, done.stdout, standin.posts) == (2, "", 0)
     assert "has no /queue/add-batch" in done.stderr
     assert done.stderr.count("\n") == 1
