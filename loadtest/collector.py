@@ -86,8 +86,10 @@ class Collector:
             self._told[process] = window.second + 1
             self._add(window)
         while self._open and (number := min(self._open)) < min(self._told.values()):
-            self.seconds.append(self._open.pop(number).second(number))
-            yield self.seconds[-1]
+            second = self._open.pop(number).second(number)
+            if number < self._duration or second.succeeded or second.failed or second.open:
+                self.seconds.append(second)
+                yield second
 
     def _add(self, window: Window) -> None:
         self._open.setdefault(window.second, Tally()).add(window)

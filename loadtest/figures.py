@@ -9,7 +9,7 @@ from .timings import DELAY, EXECUTION, LATENCY, SERVICE
 
 PERCENTILES = {"p50": "p50", "p90": "p90", "p99": "p99", "p99.9": "p99_9"}
 MARKS = (50, 90, 99, 99.9, 99.99, 99.999)
-FURTHEST = 1e-6
+NEARLY_NOTHING = 1e-9
 
 Trace = dict[str, Any]
 
@@ -97,7 +97,8 @@ def _by_percentile(both: dict[str, Results]) -> Figure:
         for name in (LATENCY, SERVICE):
             if name in results.timings:
                 curve = list(Histogram.decode(results.timings[name].histogram).curve())
-                x = [1 / max(FURTHEST, 1 - percentile / 100) for percentile, _ in curve]
+                furthest = results.timings[name].count
+                x = [min(furthest, 100 / max(NEARLY_NOTHING, 100 - percentile)) for percentile, _ in curve]
                 y = [ms for _, ms in curve]
                 traces.append({"type": "scatter", "mode": "lines", "name": prefix + name, "x": x, "y": y})
     ticks = {"tickvals": [100 / (100 - mark) for mark in MARKS], "ticktext": [f"{mark:g} %" for mark in MARKS]}

@@ -61,7 +61,7 @@ def main(pipe: Connection) -> None:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     assignment = _assignment.decode(pipe.recv_bytes())
-    with contextlib.suppress(BrokenPipeError, EOFError):
+    with contextlib.suppress(EOFError):
         uvloop.run(Generator(assignment, pipe).run())
 
 
@@ -107,7 +107,8 @@ class Generator:
         self._tell(Done())
 
     def _tell(self, report: Report) -> None:
-        self._pipe.send_bytes(msgspec.json.encode(report))
+        with contextlib.suppress(OSError):  # nobody listens any more, and the orders end too
+            self._pipe.send_bytes(msgspec.json.encode(report))
 
     def _take_order(self) -> None:
         try:

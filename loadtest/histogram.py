@@ -73,9 +73,19 @@ class Histogram:
         values = self._values.get_percentile_to_value_dict(list(PERCENTILES))
         p50, p90, p99, p99_9 = (_ms(values[percentile]) for percentile in PERCENTILES)
         return Percentiles(
-            count=self.count, mean=_ms(self._values.get_mean_value()), p50=p50, p90=p90, p99=p99, p99_9=p99_9,
+            count=self.count, mean=_ms(self._mean()), p50=p50, p90=p90, p99=p99, p99_9=p99_9,
             max=_ms(self._values.get_max_value()),
         )  # fmt: skip
+
+    def _mean(self) -> float:
+        """In us. The library's own looks at each of its 23,552 counts, for 30 ms; most of them are 0."""
+        values = self._values
+        total = 0.0
+        for index, count in enumerate(values.counts[:]):
+            if count:
+                lowest = values.get_value_from_index(index)
+                total += count * (lowest + values.get_highest_equivalent_value(lowest)) / 2
+        return total / self.count
 
     def curve(self) -> Iterator[tuple[float, float]]:
         """(percentile, ms) from the median to the longest, closer together towards the end."""

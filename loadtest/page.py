@@ -23,7 +23,8 @@ h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; marg
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child, .text th:last-child, .text td:last-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child, .text th:last-child, .text td:last-child { text-align: left; }
+.text td:last-child { overflow-wrap: anywhere; }
 tr.marked { font-weight: 600; background: #fff6d6; }
 .remark { background: #fff6d6; border-left: 4px solid #e0a800; padding: 0.4rem 0.8rem; }
 .plot { height: 380px; }

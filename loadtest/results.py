@@ -31,7 +31,8 @@ class ErrorClass(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Second(msgspec.Struct, kw_only=True):
-    """A second of the test, from the end of the warm-up on; those behind `duration` only wait for what is unfinished.
+    """A second of the test, from the end of the warm-up on; those behind `duration`, if any, only wait for what is
+    unfinished.
     An operation counts in `offered` by its intended time, and in the rest by its end."""
 
     second: int

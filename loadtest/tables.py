@@ -24,6 +24,8 @@ class Table(NamedTuple):
 def of_results(results: Results) -> Iterator[Table]:
     """What there is to say, the most important first."""
     yield _totals(results)
+    if results.totals.counts:
+        yield _counts(results)
     yield _timings(results)
     if results.errors:
         yield _errors(results)
@@ -97,11 +99,17 @@ def _totals(results: Results) -> Table:
         shown("offered", totals.offered_rate), shown("throughput", totals.throughput), f"{totals.offered:,}",
         f"{totals.succeeded:,}", f"{totals.failed:,}", shown("errors", totals.error_share), f"{totals.abandoned:,}",
     ]  # fmt: skip
-    header = ["offered", "throughput", "operations", "succeeded", "failed", "errors", "abandoned"]
-    for name, count in totals.counts.items():
-        header += [name, f"{name}/s"]
-        row += [f"{count:,}", shown("throughput", totals.counted_rates.get(name, 0.0))]
+    header = ("offered", "throughput", "operations", "succeeded", "failed", "errors", "abandoned")
     return Table("Totals", header, [row])
+
+
+def _counts(results: Results) -> Table:
+    totals = results.totals
+    rows = [
+        [name, f"{count:,}", shown("throughput", totals.counted_rates.get(name, 0.0))]
+        for name, count in totals.counts.items()
+    ]
+    return Table("Counts", ("", "in all", "rate"), rows)
 
 
 def _timings(results: Results) -> Table:
@@ -117,11 +125,11 @@ def _timings(results: Results) -> Table:
 def _errors(results: Results) -> Table:
     ended = max(1, results.totals.succeeded + results.totals.failed)
     rows = [
-        [kind, f"{each.count:,}", f"{each.count / ended:.2%}", MEANINGS.get(kind, "") or "an answer with this status",
-         each.example]
+        [kind, f"{each.count:,}", f"{each.count / ended:.2%}", "; for example: ".join(filter(None, (
+            MEANINGS.get(kind, "an answer with this status"), each.example)))]
         for kind, each in results.errors.items()
     ]  # fmt: skip
-    return Table("Errors", ("class", "count", "share", "meaning", "example"), rows, last_is_text=True)
+    return Table("Errors", ("class", "count", "share", ""), rows, last_is_text=True)
 
 
 def _of_part(part: Part) -> list[str]:

@@ -1,6 +1,5 @@
 """What is shown on a terminal, while a test runs and at its end."""
 
-import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
@@ -56,8 +55,9 @@ class Display:
     def __init__(self, console: Console, plan: Plan) -> None:
         self._plan = plan
         self._end = plan.measured
-        self._live = Live(Text("beginning …"), console=console, transient=True, auto_refresh=False)
-        self._began = time.monotonic()
+        self._live = Live(
+            Text("warming up …" if plan.warm_up else "beginning …"), console=console, transient=True, auto_refresh=False
+        )
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)
@@ -69,7 +69,8 @@ class Display:
     def show(self, second: Second) -> None:
         """Draws it."""
         drawn = RichTable(box=rich.box.SIMPLE, title=f"{self._plan.scenario} at {text(self._plan.url)}")
-        figures = {"elapsed": f"{second.second + 1} of {self._end:.0f} s", **_figures(second)}
+        figures = {"elapsed": f"{second.second + 1} of {self._end:.0f} s"} | _figures(second)
+        figures["errors"] = f"{second.failed:,}/s"
         for name in figures:
             drawn.add_column(name, justify="right")
         drawn.add_row(*map(Text, figures.values()))
@@ -109,11 +110,13 @@ def _drawn(table: Table) -> RichTable:
     drawn = RichTable(
         title=table.title, title_justify="left", box=rich.box.SIMPLE_HEAD, show_edge=False, title_style="bold"
     )
+    last = len(table.header) - 1
     for number, name in enumerate(table.header):
-        is_text = number == 0 or (table.last_is_text and number == len(table.header) - 1)
-        drawn.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        is_text = table.last_is_text and number == last
+        drawn.add_column(name, justify="left" if is_text or number == 0 else "right", no_wrap=not is_text)
     for number, row in enumerate(table.rows):
-        drawn.add_row(*(Text(text(cell)) for cell in row), style="bold" if number in table.marked else None)
+        cells = (Text(text(cell), no_wrap=True, overflow="ellipsis") for cell in row)
+        drawn.add_row(*cells, style="bold" if number in table.marked else None)
     return drawn
 
 
@@ -125,7 +128,7 @@ def _figures(second: Second) -> dict[str, str]:
         "succeeded": f"{second.succeeded:,}/s",
         "p50": f"{latency.p50:,.1f} ms" if latency else "-",
         "p99": f"{latency.p99:,.1f} ms" if latency else "-",
-        "queue delay p50": f"{delay.p50:,.0f} ms" if delay else "-",
+        "delay p50": f"{delay.p50:,.0f} ms" if delay else "-",
         "open": f"{second.open:,}",
         "errors": errors or "0",
     }

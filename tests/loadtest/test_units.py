@@ -51,6 +51,7 @@ def test_histograms_are_exact_to_a_thousandth_and_merge() -> None:
     found = histogram.percentiles()
     assert found.count == 1000
     assert (found.p50, found.p90, found.p99, found.max) == pytest.approx((500, 900, 990, 1000), rel=0.001)
+    assert found.mean == pytest.approx(500.5, rel=0.001)
     curve = list(histogram.curve())
     assert curve == sorted(curve)
     assert curve[-1][0] == 100
