@@ -60,10 +60,10 @@ def conduct(
     with interruption.heeded(), Fleet(plan, inputs, key) as fleet:
         fleet.begin()
         for reports in fleet.windows():
-            for process, window in reports:
-                for second in collector.add(process, window):
-                    show(second)
-            if interruption.came or (plan.ramp and _ramp(plan, collector).reached):
+            seconds = [second for process, window in reports for second in collector.add(process, window)]
+            for second in seconds:
+                show(second)
+            if interruption.came or (seconds and plan.ramp and _ramp(plan, collector).reached):
                 fleet.stop()
     stopped = fleet.stopped_at or math.inf
     totals = collector.totals(min(plan.measured, stopped - fleet.began - plan.warm_up))
@@ -84,7 +84,7 @@ def _parts(plan: Plan) -> list[range]:
         return ramp.parts(plan)
     if plan.scenario != "soak":
         return []
-    quarter = round(plan.duration) // QUARTERS
+    quarter = max(1, round(plan.duration) // QUARTERS)
     return [range(quarter), range(round(plan.duration) - quarter, round(plan.duration))]
 
 

@@ -29,7 +29,7 @@ class Client(FastHttpUser):
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.body = {"input": json.loads(os.environ.get("RUNLANE_LOAD_INPUT", '{"prompt": "Hello"}'))}
 
-    @task(6)
+    @task(3)
     def submit(self) -> None:
         """Submits a job."""
         self.call("POST", "/run")

@@ -22,7 +22,8 @@ async def look(endpoint: Endpoint, trial: Trial, operation: str, id: str) -> Job
             if failure.kind != TOO_MANY:
                 raise
             trial.recorder.count("throttled_polls")
-            await asyncio.sleep(failure.retry_after or LONGEST_PAUSE)
+            told = LONGEST_PAUSE if failure.retry_after is None else failure.retry_after
+            await asyncio.sleep(max(FIRST_PAUSE, told))
 
 
 async def follow(endpoint: Endpoint, trial: Trial, id: str) -> Job:

@@ -131,8 +131,8 @@ def test_ctrl_c_ends_in_order_and_writes_results(url: str, tmp_path: Path) -> No
     assert "interrupted: this is what came until then" in out
     found = results.read(file)
     assert found.interrupted
-    assert 1 <= found.totals.seconds < 30
-    assert found.totals.succeeded + found.totals.abandoned == found.totals.sent >= 18
+    assert 0.9 < found.totals.seconds < 30
+    assert found.totals.succeeded + found.totals.abandoned == found.totals.sent > 0
 
 
 @pytest.fixture(scope="module")
