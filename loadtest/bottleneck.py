@@ -15,7 +15,7 @@ def reasons(timings: Mapping[str, Percentiles], busiest: float) -> list[str]:
     found = []
     if busiest > BUSY:
         found.append(f"a process was {busiest:.0%} busy in some second")
-    for name, what in ((LATE, "operations were sent late"), (LAG, "the event loop was late")):
+    for name, what in ((LATE, "it came late to what was due"), (LAG, "the event loop was late")):
         p99 = timings[name].p99 if name in timings else 0.0
         if p99 > LATE_MS:
             found.append(f"{what}: p99 is {p99:,.1f} ms")

@@ -19,7 +19,7 @@ from .errors import NOT_SENT, TIMEOUT, UNFINISHED, Failed
 from .plan import Assignment, Begin, Order, Stop
 from .recorder import Recorder, Trial, Window
 from .scenarios import OPERATIONS
-from .timings import LAG
+from .timings import LAG, LATE
 
 EARLY = 0.001
 """Timers count milliseconds, so what is due within the next one is sent now, and its time counts from now."""
@@ -190,6 +190,7 @@ class Generator:
         return self._unmeasured if intended < self._began + self._plan.warm_up else self._recorder
 
     async def _perform(self, recorder: Recorder, intended: float) -> None:
+        recorder.value(LATE, time.monotonic() - intended)
         async with self._free:
             await self._try(Trial(recorder, intended))
 

@@ -6,7 +6,7 @@ import msgspec
 
 from .errors import Failed
 from .histogram import Histogram
-from .timings import LATE, LATENCY, SERVICE
+from .timings import LATENCY, SERVICE
 
 LEAST_FOR_BUSY = 0.5
 """Seconds: shorter windows, as the last one, say nothing about a processor."""
@@ -102,7 +102,6 @@ class Trial:
         self._sent = time.monotonic()
         self._intended = min(intended, self._sent)
         recorder.window.sent += 1
-        recorder.value(LATE, self._sent - self._intended)
 
     def since_intended(self, name: str) -> None:
         """Something has come: adds how long it took to one of `TIMINGS`."""

@@ -27,6 +27,6 @@ TIMINGS = {
     "stream": "latency of the streams in a mixture",
     "status": "latency of the /status in a mixture",
     "cancel": "latency of a /run with the /cancel behind it, in a mixture",
-    LATE: "this tool: sent so long after the intended time",
+    LATE: "this tool: so long after the intended time it came to an operation",
     LAG: "this tool: its event loop was so late",
 }

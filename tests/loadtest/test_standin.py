@@ -36,6 +36,7 @@ def test_an_open_loop_shows_a_stall_that_service_times_do_not(standin: StandIn, 
     assert service.max >= STALL_SECONDS * 1000
     assert latency.p99 >= STALL_SECONDS * 1000 / 2
     assert latency.p90 > 2 * service.p90
+    assert latency.p90 > 2 * results.timings["late"].p90  # it is no fault of the tool
 
 
 def test_a_closed_loop_hides_it(standin: StandIn, tmp_path: Path) -> None:

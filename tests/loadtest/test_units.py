@@ -1,9 +1,11 @@
 """Parts that need no server."""
 
+import io
 import random
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from loadtest import bottleneck, compare, inputs, key, page
 from loadtest.errors import NotUsable
@@ -13,6 +15,7 @@ from loadtest.options import make_plan
 from loadtest.results import Generator, Results, Second, Server, Timing, Totals
 from loadtest.significance import p_value
 from loadtest.tables import Table
+from loadtest.terminal import Display
 from loadtest.thresholds import parse
 
 RUNPOD = "https://api.runpod.ai/v2/e"
@@ -159,7 +162,17 @@ def test_the_tool_says_when_it_was_the_bottleneck() -> None:
     assert bottleneck.reasons(calm, 0.5) == []
     assert [reason[:12] for reason in bottleneck.reasons(calm, 0.97)] == ["a process wa"]
     late = calm | {"late": histogram_of(50).percentiles()}
-    assert bottleneck.reasons(late, 0.5) == ["operations were sent late: p99 is 50.0 ms"]
+    assert bottleneck.reasons(late, 0.5) == ["it came late to what was due: p99 is 50.0 ms"]
+
+
+def test_the_display_shows_the_newest_second() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Display(console, make_plan("run", url=OURS, duration=7.0)) as display:
+        display.show(Second(second=2, offered=1234, failed=5))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3 of 7 s" in shown
+    assert "1,234/s" in shown
+    assert "5/s" in shown
 
 
 def test_a_page_escapes_all_that_it_is_given() -> None:
