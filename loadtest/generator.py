@@ -98,7 +98,7 @@ class Generator:
             try:
                 await self._scenario.prepare()
             except Failed as failure:
-                self._tell(Unusable(f"{failure.kind}: {failure.example}"))
+                self._tell(Unusable(f"{failure.kind}: {self._without_key(failure).example}"))
                 return
             self._tell(Ready())
             self._began = await self._begin

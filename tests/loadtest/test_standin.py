@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from loadtest.cli import main
 
-from .running import KEY, measure
+from .running import KEY, measure, run
 from .standin import StandIn, accepted
 
 STALL_SECONDS = 0.6
@@ -122,3 +122,13 @@ def test_batches_need_their_route(standin: StandIn) -> None:
     assert (done.exit_code, done.stdout, standin.posts) == (2, "", 0)
     assert "has no /queue/add-batch" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_server_that_refuses_the_first_job_is_told_of(standin: StandIn) -> None:
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=403, text=f"{KEY} may not submit")
+
+    standin.respond = refuse
+    done = run("mixed", standin.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "runlane-load: the server refuses a job: http_403: *** may not submit\n"
