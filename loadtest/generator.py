@@ -61,8 +61,7 @@ def main(pipe: Connection) -> None:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     assignment = _assignment.decode(pipe.recv_bytes())
-    with contextlib.suppress(EOFError):
-        uvloop.run(Generator(assignment, pipe).run())
+    uvloop.run(Generator(assignment, pipe).run())
 
 
 class Generator:
@@ -78,7 +77,7 @@ class Generator:
         self._recorder = Recorder()
         self._unmeasured = Recorder()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._begin: asyncio.Future[float]
+        self._begin: asyncio.Future[float | None]
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -86,7 +85,6 @@ class Generator:
         """From the assignment to the end.
 
         Raises:
-            EOFError: whoever gives the orders is gone.
             Exception: a fault in this program.
         """
         loop = asyncio.get_running_loop()
@@ -101,7 +99,10 @@ class Generator:
                 self._tell(Unusable(f"{failure.kind}: {self._without_key(failure).example}"))
                 return
             self._tell(Ready())
-            self._began = await self._begin
+            begin = await self._begin
+            if begin is None:
+                return
+            self._began = begin
             async with self._telling():
                 await self._generate()
         self._tell(Done())
@@ -121,7 +122,7 @@ class Generator:
             return
         self._stop.set()
         if not self._begin.done():
-            self._begin.set_exception(EOFError())
+            self._begin.set_result(None)
 
     async def _generate(self) -> None:
         """Sends, then waits for what is unfinished; after a stop, not for long."""
