@@ -7,7 +7,7 @@ import msgspec
 from yarl import URL
 
 from .endpoint import Endpoint, open_session
-from .errors import REFUSED, Failed, NotUsable, of_status
+from .errors import CONNECTION, REFUSED, Failed, NotUsable, of_status
 from .plan import Plan
 from .results import Server
 from .scenarios import batch
@@ -75,4 +75,6 @@ def _advice(failure: Failed, url: str, key: str | None) -> str:
         return f"there is no endpoint at {url}, or none that this key may see: the URL ends in /v2/ENDPOINT ({said})"
     if failure.kind == REFUSED:
         return f"nothing listens at {host}: is the server running, and is that its address?"
+    if failure.kind == CONNECTION:
+        return f"{host} cannot be reached: {said}"
     return f"{url}/health does not answer as that of an endpoint does: {failure.kind} ({said})"
