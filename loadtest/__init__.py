@@ -1,1 +1,1 @@
-"""Load tests of anything that is compatible with RunPod."""
+"""`runlane-load`: load tests of anything that is compatible with RunPod."""

@@ -1,0 +1,108 @@
+"""The processes that generate the load."""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from .errors import NotUsable
+from .generator import Done, Ready, Report, Unusable, main
+from .plan import Assignment, Begin, Order, Plan, Stop
+from .recorder import Window
+
+SECONDS_BEFORE_BEGIN = 0.2
+"""So late that all processes know of the begin before it comes."""
+
+SECONDS_TO_END = 5.0
+
+_report: "msgspec.json.Decoder[Report]" = msgspec.json.Decoder(Report)
+
+
+class Fleet:
+    """Starts the processes; as a context manager it ends them."""
+
+    def __init__(self, plan: Plan, inputs: list[msgspec.Raw], key: str | None) -> None:
+        self.began = 0.0
+        """When the load begins, on the monotonic clock."""
+        self.stopped_at: float | None = None
+        """When it was broken off."""
+        self._pipes: list[Connection] = []
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        context = multiprocessing.get_context("spawn")
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: a Ctrl-C is for us
+        try:
+            for index in range(plan.processes):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=main, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                ours.send_bytes(msgspec.json.encode(Assignment(plan, inputs, key, index)))
+                self._pipes.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(SECONDS_TO_END)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def begin(self) -> None:
+        """Waits until all are ready, and has them begin at once.
+
+        Raises:
+            NotUsable: they cannot.
+        """
+        for pipe in self._pipes:
+            report = self._receive(pipe)
+            if isinstance(report, Unusable):
+                raise NotUsable(f"the server refuses a job: {report.reason}")
+            assert isinstance(report, Ready)
+        self.began = time.monotonic() + SECONDS_BEFORE_BEGIN
+        self._order(Begin(self.began))
+
+    def stop(self) -> None:
+        """They send nothing more, and end within a second or two."""
+        if self.stopped_at is None:
+            self.stopped_at = time.monotonic()
+            self._order(Stop())
+
+    def windows(self) -> Iterator[list[tuple[int, Window | None]]]:
+        """What they tell, as it comes: which process, and a window, or None behind its last one. Also [] now and then.
+
+        Raises:
+            RuntimeError: one has ended by a fault in this program.
+        """
+        running = {pipe: index for index, pipe in enumerate(self._pipes)}
+        while running:
+            found: list[tuple[int, Window | None]] = []
+            for pipe in wait(list(running), timeout=0.2):
+                assert isinstance(pipe, Connection)
+                report = self._receive(pipe)
+                if isinstance(report, Window):
+                    found.append((running[pipe], report))
+                elif isinstance(report, Done):
+                    found.append((running.pop(pipe), None))
+            yield found
+
+    def _receive(self, pipe: Connection) -> Report:
+        try:
+            return _report.decode(pipe.recv_bytes())
+        except EOFError:
+            raise RuntimeError("a process that generated load has ended by itself; see above") from None
+
+    def _order(self, order: Order) -> None:
+        for pipe in self._pipes:
+            pipe.send_bytes(msgspec.json.encode(order))

@@ -1,0 +1,26 @@
+"""POST /runsync."""
+
+from ..errors import UNFINISHED, Failed
+from ..recorder import Trial
+from .scenario import Scenario
+
+WAIT_MS = (1_000, 300_000)
+"""What `?wait=` can be."""
+
+SHARE_TO_WAIT = 0.9
+"""Of the timeout, for the answer that a job is unfinished to come within it."""
+
+
+class RunSync(Scenario):
+    """Has a job done; its latency ends with the job."""
+
+    async def perform(self, trial: Trial) -> None:
+        least, most = WAIT_MS
+        wait = min(most, max(least, round(self.plan.timeout * 1000 * SHARE_TO_WAIT)))
+        job = await self.endpoint.job("POST", f"/runsync?wait={wait}", self.next_body())
+        trial.answered()
+        trial.recorder.count("jobs")
+        job.record_times(trial)
+        if not job.final:
+            raise Failed(UNFINISHED, f"/runsync answered with the status {job.status}")
+        job.check()

@@ -1,0 +1,188 @@
+"""Wrong calls, servers that refuse, thresholds and exit statuses."""
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from loadtest import results
+from loadtest.cli import main
+from loadtest.key import VARIABLES
+
+from .running import KEY, measure, run, start
+from .standin import StandIn
+
+NOBODY = "http://127.0.0.1:9/v2/e"
+
+
+def invoke(*arguments: object, key: str = KEY) -> Result:
+    """Runs it in this process."""
+    variables = dict.fromkeys(VARIABLES) | {"RUNLANE_API_KEY": key}
+    return CliRunner(env=variables).invoke(main, list(map(str, arguments)), catch_exceptions=False)
+
+
+def test_nothing_listens(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    done = run("run", NOBODY, "--json", file)
+    assert (done.returncode, done.stdout, file.exists()) == (2, "", False)
+    assert done.stderr == (
+        "runlane-load: nothing listens at 127.0.0.1:9: is the server running, and is that its address?\n"
+    )
+
+
+def test_a_refused_key(url: str) -> None:
+    wrong = "rl-wrong-key-9876543210"
+    done = run("run", url, key=wrong)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "refuses the key: check RUNLANE_API_KEY" in done.stderr
+    assert wrong not in done.stderr
+
+
+def test_no_key(url: str) -> None:
+    done = invoke("run", url, key="")
+    assert done.exit_code == 2
+    assert "wants a key: set RUNLANE_API_KEY" in done.stderr
+
+
+def test_no_such_endpoint(url: str) -> None:
+    done = invoke("run", f"{url}-not")
+    assert done.exit_code == 2
+    assert f"there is no endpoint at {url}-not" in done.stderr
+
+
+def test_thresholds_decide_the_exit_status(url: str, tmp_path: Path) -> None:
+    conditions = ("p99 > 1us", "errors > 0%", "throughput < 1000000", "first_token.p50 > 1s", "errors.http_500 > 0")
+    arguments = [argument for condition in conditions for argument in ("--fail-if", condition)]
+    file = tmp_path / "results.json"
+    done = run("runsync", url, "--rate", 10, "--duration", "1s", "--json", file, *arguments)
+    lines = [line for line in done.stderr.splitlines() if "missed" in line]
+    assert done.returncode == 1
+    assert [line.split(": ")[2] for line in lines] == ["p99 > 1us", "throughput < 1000000", "first_token.p50 > 1s"]
+    assert "% over" in lines[0]
+    assert "% under" in lines[1]
+    assert lines[2].endswith("there is no first_token.p50")
+    assert results.read(file).totals.succeeded == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--fail-if", "p99 > 200"), "'p99 > 200': p99 needs a unit, us or ms or s or m"),
+        (("--fail-if", "speed > 1"), "there is no 'speed'"),
+        (("--fail-if", "p99 of 3ms"), "is not like 'p99 > 200ms'"),
+        (("--fail-if", "p99 > +10%"), "a value with a sign is a change in %, for `compare`"),
+        (("--fail-if", "errors > 5ms"), "errors is not in 'ms'"),
+        (("--rate", "1", "--ramp", "1:2"), "--rate and --ramp do not go together"),
+        (("--ramp", "5:1"), "the lower one first"),
+        (("--duration", "30"), "'30' is no duration such as 30s or 5m"),
+        (("--duration", "1500ms"), "no whole number of seconds"),
+        (("--duration", "0s"), "shorter than 1s"),
+        (("--input", "{"), "is no JSON"),
+        (("--input", "@/no/such/file"), "cannot read /no/such/file"),
+        (("--json", "/no/such/folder/x.json"), "is no folder that can be written to"),
+        (("--key-file", "/no/such/key"), "cannot read the key"),
+        (("--key", KEY), "No such option"),
+    ],
+)
+def test_wrong_calls_are_told_before_anything_is_sent(arguments: tuple[str, ...], says: str) -> None:
+    done = invoke("run", NOBODY, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"), [("walk=1", "there is no 'walk' to mix"), ("run", "is not like"), ("run=0", "not more than 0")]
+)
+def test_wrong_weights(weights: str, says: str) -> None:
+    done = invoke("mixed", NOBODY, "--weights", weights)
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize("url", ["e", "ftp://h/v2/e", "http://u:secret@h/v2/e", "http://h/v2/e?key=secret"])
+def test_wrong_urls(url: str) -> None:
+    done = invoke("run", url)
+    assert done.exit_code == 2
+    assert "secret" not in done.output
+
+
+def test_a_batch_needs_the_gateways_url() -> None:
+    done = invoke("batch", "http://127.0.0.1:9/e")
+    assert done.exit_code == 2
+
+
+def test_a_server_that_is_something_else(standin: StandIn) -> None:
+    done = invoke("run", standin.url.removesuffix("e") + "f")
+    assert done.exit_code == 2
+    assert "there is no endpoint" in done.stderr
+
+
+def test_ctrl_c_ends_in_order_and_writes_results(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    process = start("run", url, "--rate", 20, "--duration", "60s", "--processes", 2, "--json", file)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("1 s: ")
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert "interrupted: this is what came until then" in out
+    found = results.read(file)
+    assert found.interrupted
+    assert 0.9 < found.totals.seconds < 30
+    assert found.totals.succeeded + found.totals.abandoned == found.totals.sent > 0
+
+
+@pytest.fixture(scope="module")
+def measured(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measured")
+    measure(folder, "runsync", url, "--rate", 10, "--duration", "1s")
+    return folder / "results.json"
+
+
+def test_compare_with_itself(measured: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run("compare", measured, measured, "--html", page, "--fail-if", "p99 > +1%", "--fail-if", "throughput < -1%")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "%" in line]
+    assert {row[0] for row in rows} >= {"throughput", "errors", "latency.p99", "execution.p50"}
+    assert all("+0.0%" in row for row in rows if row[0] != "*")
+    assert "p99 of the latency" in page.read_text()
+
+
+def test_compare_says_what_got_worse(measured: Path, tmp_path: Path) -> None:
+    worse = tmp_path / "worse.json"
+    found = results.read(measured)
+    totals = found.totals
+    halved = msgspec.structs.replace(totals, throughput=totals.throughput / 2)
+    results.write(msgspec.structs.replace(found, totals=halved), worse)
+    done = invoke("compare", measured, worse, "--fail-if", "throughput < -10%", "--fail-if", "p99 > +10%")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines() == [
+        f"runlane-load: missed: throughput < -10%: {totals.throughput:.1f}/s became {totals.throughput / 2:.1f}/s, "
+        "-50.0%"
+    ]
+
+
+def test_report_makes_the_page_again(measured: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = invoke("report", measured, "--html", page)
+    assert done.exit_code == 0, done.stderr
+    assert "Latency by percentile" in page.read_text()
+    assert done.stdout.startswith("runsync at ")
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    for name, content, says in (
+        ("a", "[]", "is not what --json writes"),
+        ("b", '{"schema_version": 99}', "has the schema 99"),
+        ("c", None, "cannot read"),
+    ):
+        file = tmp_path / name
+        if content is not None:
+            file.write_text(content)
+        done = invoke("report", file)
+        assert done.exit_code == 2
+        assert says in done.stderr
