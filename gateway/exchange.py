@@ -13,7 +13,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from .errors import Error
-from .http import shown
+from .http import Body, Direct, Reply, shown
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ class Connection(Protocol):
         """The answer has been written; the connection ends with it unless it is to be kept alive."""
 
 
-class Exchange:
+MOST_AT_ONCE = 65536
+"""Bytes of an answer that are put together with its head."""
+
+
+class Exchange(Direct):
     """What stands between the app and the connection; in place of uvicorn's `RequestResponseCycle`, with the names that
     its protocol uses. Of an answer in HTTP/1.0 whose length nobody knows, the end of the connection is the end."""
 
@@ -121,6 +125,15 @@ class Exchange:
             self._flow.resume_reading()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
+    def take_body(self) -> Body | None:
+        """Of `Direct`."""
+        if self.more_body or self.disconnected or self.response_complete or self.waiting_for_100_continue:
+            return None
+        self.message_event.clear()  # what is to be heard of next is the end
+        self._flow.resume_reading()
+        body, self._body = self._body, b""
+        return body
+
     async def run(self, app: ASGIApp) -> None:
         """Has the request answered."""
         try:
@@ -152,6 +165,32 @@ class Exchange:
     def send(self, message: Any) -> Coroutine[Any, Any, None]:
         """Of ASGI."""
         return self._send_body(message) if self.response_started else self._send_head(message)
+
+    def reply(self, reply: Reply) -> bool:
+        """Of `Direct`."""
+        body = reply.body
+        if (
+            not isinstance(body, bytes)
+            or len(body) > MOST_AT_ONCE
+            or reply.headers
+            or reply.status in _WITHOUT_BODY
+            or self.response_started
+            or self.disconnected
+            or self.waiting_for_100_continue
+            or self._flow.write_paused
+            or self.scope["method"] == "HEAD"
+        ):
+            return False
+        self.response_started = True
+        self.transport.write(
+            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
+            % (
+                STATUS_LINE[reply.status], self._defaults.lines, reply.content_type, len(body), self._request_id,
+                b"" if self.keep_alive else b"connection: close\r\n", body,
+            )
+        )  # fmt: skip
+        self._finish()
+        return True
 
     async def _send_head(self, message: Any) -> None:
         if self._flow.write_paused and not self.disconnected:

@@ -72,6 +72,26 @@ class Reply(NamedTuple):
     content_type: bytes = b"application/json"
 
 
+class Direct:
+    """What our own server can do besides ASGI, for whoever has been given its `receive` and `send` and not those of
+    something in between: a body that is there already, and an answer that can be written now, need no turns."""
+
+    __slots__ = ()
+
+    def take_body(self) -> Body | None:
+        """The whole body of the request, if it has come and nobody has asked for it."""
+        raise NotImplementedError
+
+    def reply(self, reply: Reply) -> bool:
+        """Answers the request, unless that takes more than to write a few KiB. Whether it has."""
+        raise NotImplementedError
+
+
+def _direct(receive_or_send: Receive | Send) -> Direct | None:
+    owner = getattr(receive_or_send, "__self__", None)
+    return owner if isinstance(owner, Direct) else None
+
+
 class Call:
     """One request to an operation."""
 
@@ -168,6 +188,11 @@ class Call:
             RequestTimeout: it was not complete after `seconds`.
             HungUp: the client went away in the middle of it.
         """
+        direct = _direct(self._receive)
+        if direct is not None and (body := direct.take_body()) is not None:
+            if len(body) > limit:
+                raise _too_large(limit)
+            return body
         try:
             return await within(seconds, self._read(limit))
         except TimeoutError:
@@ -320,6 +345,9 @@ def shown(scope: Scope) -> str:
 
 async def send_reply(send: Send, reply: Reply) -> None:
     """Sends a whole answer."""
+    direct = _direct(send)
+    if direct is not None and direct.reply(reply):
+        return
     headers = []
     parts = [reply.body] if isinstance(reply.body, bytes) else reply.body
     if reply.status not in WITHOUT_BODY:

@@ -2,10 +2,14 @@
 
 import asyncio
 import re
+from typing import Any
 
 import httpx
 import pytest
 import redis
+
+from gateway.exchange import Defaults, Exchange
+from gateway.http import Reply, send_reply
 
 from .clients import Target, Worker
 from .processes import Gateway
@@ -124,3 +128,77 @@ def test_a_head_is_answered_without_a_body(gateway: Gateway) -> None:
         connection.sendall(asked("HEAD", "/v1/endpoints") + asked("HEAD", "/nothing", CLOSE))
         heads = until_closed(connection).split(b"\r\n\r\n")
     assert [head.split(b" ")[1] for head in heads if head] == [b"405", b"404"]
+
+
+class Line:
+    """A connection whose client reads all, unless it is full."""
+
+    def __init__(self, is_full: bool = False) -> None:
+        self.written = b""
+        self.completed = 0
+        self.transport: Any = self
+        self.flow: Any = self
+        self.write_paused = is_full
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def resume_reading(self) -> None:
+        pass
+
+    def on_response_complete(self) -> None:
+        self.completed += 1
+
+
+def exchange_on(line: Line, method: str = "GET", keep_alive: bool = True) -> Exchange:
+    return Exchange({"type": "http", "method": method}, line, Defaults([(b"a", b"b")]), b"id", keep_alive)
+
+
+async def through(*between: object, exchange: Exchange) -> None:
+    """Sends an answer as the app does when nothing, or something, is between it and the server."""
+
+    async def send(message: Any) -> None:
+        await exchange.send(message)
+
+    await send_reply(send if between else exchange.send, Reply(b"{}", 201))
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+async def test_an_answer_in_one_piece_is_the_same(keep_alive: bool) -> None:
+    direct, usual = Line(), Line()
+    await through(exchange=exchange_on(direct, keep_alive=keep_alive))
+    await through("something", exchange=exchange_on(usual, keep_alive=keep_alive))
+    assert direct.written == usual.written
+    assert direct.written.startswith(b"HTTP/1.1 201 ")
+    assert (b"connection: close" in direct.written) is not keep_alive
+    assert direct.completed == usual.completed == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "method", "is_full"),
+    [
+        (Reply(b""), "HEAD", False),
+        (Reply(b"", 204), "GET", False),
+        (Reply(b"{}", headers={"Retry-After": "1"}), "GET", False),
+        (Reply((b"{", b"}")), "GET", False),
+        (Reply(b"x" * 70_000), "GET", False),
+        (Reply(b"{}"), "GET", True),
+    ],
+)
+def test_what_takes_more_is_not_answered_so(reply: Reply, method: str, is_full: bool) -> None:
+    line = Line(is_full)
+    assert not exchange_on(line, method).reply(reply)
+    assert line.written == b""
+
+
+async def test_a_body_that_is_there_is_taken_once() -> None:
+    exchange = exchange_on(Line(), "POST")
+    exchange.feed(b"ab")
+    assert exchange.take_body() is None  # not all of it
+    exchange.end_body()
+    assert exchange.take_body() == b"ab"
+    ended = asyncio.create_task(exchange.receive())
+    await asyncio.sleep(0)
+    assert not ended.done()
+    exchange.cut_off()
+    assert await ended == {"type": "http.disconnect"}
