@@ -211,8 +211,8 @@ class RedisLink:
             begin(TakenJob(attempt, reply[0], reply[1]))
 
     async def _offer(self, room: int, begin: Begin) -> bool:
-        """Asks for jobs, and begins those that come with the reply; whether there were any. What is left of the room is
-        an offer to the store, which sends what comes. While more jobs wait than there is room for, they come a few at a
+        """Asks for jobs, and begins those that come meanwhile; whether there were any. What is left of the room is an
+        offer to the store, which sends what comes. While more jobs wait than there is room for, they come a few at a
         time: so some run while the store sees to the next."""
         before, queues = self._inbox.received, self._store.registered.queues
         rooms = [*range(AT_A_TIME, room, AT_A_TIME), room] if self._more_wait else [room]
@@ -236,5 +236,6 @@ class RedisLink:
             return False
         self._inbox.put_all([_taken(*row) for row in rows], room, before)
         self._more_wait = self._inbox.offered <= 0
-        await self._begin_all(self._inbox.take_all(), begin)
-        return bool(rows)
+        jobs = self._inbox.take_all()  # messages among them, which have used a part of the offer up
+        await self._begin_all(jobs, begin)
+        return bool(jobs)

@@ -1,7 +1,7 @@
 """How many requests one gateway process answers, against an echo of the same body under the same server.
 
-The server has a processor for itself; the store, the worker and the load have the others. Else the scheduler's choice
-of who shares one with whom is what is measured.
+The server has a processor for itself; the store and the load have the others. Else the scheduler's choice of who shares
+one with whom is what is measured.
 """
 
 import contextlib
@@ -55,7 +55,8 @@ def _status(tree: Tree) -> Iterator[Round]:
 
 @contextlib.contextmanager
 def _runsync(tree: Tree) -> Iterator[Round]:
-    with _apart(tree) as (deployed, echo), deployed.worker(ECHO_HANDLER):
+    """Nothing has a processor for itself: the worker and the store need as much as the gateway."""
+    with server("loadtest.bench.echo") as echo, deployment(tree) as deployed, deployed.worker(ECHO_HANDLER):
         yield lambda: {"runsync": _beside(echo, Requests(deployed.at("/runsync"), JOB))}
         deployed.check_completed()
 

@@ -1,6 +1,7 @@
 """Offers to the store, without a handler's process."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,26 @@ class TestTake:
                 while len(begun) == len(submitted):
                     await link.take(lambda: 10, lambda: begun, begin)
             assert begun[-1] == Attempt(last, 1)
+
+    async def test_a_job_that_overtakes_the_reply_is_begun_and_room_offered_anew(
+        self, gateway: Gateway, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The offer is used up by then, so there is nothing to wait for."""
+        async with joined(gateway) as (link, _):
+            assert await take(link, one) == []
+            call = link._store.call
+
+            def overtaken(name: str, *arguments: Any, **options: Any) -> Any:
+                link._inbox.put(f"{link._inbox._epoch} job 1 60000 0\nnull".encode())
+                return call(name, *arguments, **options)
+
+            async def wait(*_: Any) -> None:
+                pytest.fail("it waits")
+
+            monkeypatch.setattr(link._store, "call", overtaken)
+            monkeypatch.setattr(link._inbox, "wait", wait)
+            monkeypatch.setattr(link._inbox, "offered", 0)
+            assert [taken.attempt for taken in await take(link, one)] == [Attempt("job", 1)]
 
     async def test_withdraws_its_offer_when_there_is_no_room_any_more(self, gateway: Gateway, jobs: Jobs) -> None:
         async with joined(gateway) as (link, _):
