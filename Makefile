@@ -26,6 +26,8 @@ format: .venv/.test
 
 bench: .venv/.test .venv/.rivals
 	@command -v wrk >/dev/null || { echo "bench needs wrk: apt-get install wrk"; exit 1; }
+	@command -v redis-benchmark >/dev/null || command -v valkey-benchmark >/dev/null || { \
+		echo "bench needs redis-benchmark: apt-get install redis-tools"; exit 1; }
 	$(BIN)/python -m loadtest.bench $(if $(BASE),--base $(BASE))
 
 clean:

@@ -43,7 +43,7 @@ class Delivery:
         self._bytes = 0
         self._sent = 0
         self._sent_at = 0.0
-        self._progress = _Progress(lambda value: self._say(link.progress(attempt, value)), self._begin)
+        self._progress: _Progress | None = None
         self._counts = True
         self._is_last = False
         self._sending: asyncio.Task[None] | None = None
@@ -63,6 +63,8 @@ class Delivery:
 
     def set_progress(self, value: bytes) -> None:
         if self._counts and not self._is_last:
+            if self._progress is None:
+                self._progress = _Progress(self._say_progress, self._begin)
             self._progress.set(value)
 
     def sends_at_once(self, outcome: Outcome) -> bool:
@@ -84,7 +86,8 @@ class Delivery:
 
     def _end(self) -> None:
         self._is_last = True
-        self._progress.end()
+        if self._progress is not None:
+            self._progress.end()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return begin_task(work, self._tasks)
@@ -142,6 +145,9 @@ class Delivery:
             size += len(chunk)
         self._bytes -= size
         return batch
+
+    def _say_progress(self, value: bytes) -> Report:
+        return self._say(self._link.progress(self._attempt, value))
 
     def _send_outcome(self, outcome: Outcome) -> Report:
         return self._link.finish(self._attempt, outcome.state, outcome.field, outcome.value)

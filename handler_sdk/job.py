@@ -39,20 +39,20 @@ class Job(Generic[R]):
         """`run_for` makes its run; for the rest see `Delivery`."""
         self.attempt = attempt
         self.has_run = False
-        self._window = Window(WINDOW)
-        self.delivery = Delivery(link, attempt, self._window.give, on_over)
+        self._window: Window | None = None  # from the first chunk on
+        self.delivery = Delivery(link, attempt, self._give_room, on_over)
         self._home = home
         self._waited_at = 0.0
         self.run = run_for(self)
 
     def send(self, chunk: bytes) -> None:
         """Delivers a chunk, from a thread of the handler's."""
-        self._window.take(len(chunk), lambda: self.run.stopping)
+        self._open_window().take(len(chunk), lambda: self.run.stopping)
         self._send_from_elsewhere(chunk)
 
     async def send_async(self, chunk: bytes) -> None:
         """Delivers a chunk, from a task of the handler's, in whatever loop."""
-        await self._window.take_async(len(chunk))
+        await self._open_window().take_async(len(chunk))
         if self._home.is_here:
             self.delivery.add_chunk(chunk)
             if self._is_time_to_wait():
@@ -72,7 +72,16 @@ class Job(Generic[R]):
 
     def wake(self) -> None:
         """The run is to stop, and may wait for room."""
-        self._window.wake()
+        if self._window is not None:
+            self._window.wake()
+
+    def _open_window(self) -> Window:
+        if self._window is None:
+            self._window = Window(WINDOW)
+        return self._window
+
+    def _give_room(self, size: int) -> None:
+        self._open_window().give(size)
 
     def _send_from_elsewhere(self, chunk: bytes) -> None:
         if self._is_time_to_wait():

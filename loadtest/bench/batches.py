@@ -81,6 +81,6 @@ MEASUREMENTS = [
             for size, target in TARGETS.items()
         },
         _batches,
-        rounds=10,
+        rounds=6,
     )
 ]

@@ -157,7 +157,7 @@ MEASUREMENTS = [
             for name, (what, _) in OPERATIONS.items()
         },
         _lengths,
-        rounds=5,
+        rounds=3,
     ),
     Measurement(
         "counts",
@@ -166,6 +166,6 @@ MEASUREMENTS = [
             for name, (what, _) in OPERATIONS.items()
         },
         _counts,
-        rounds=3,
+        rounds=2,
     ),
 ]

@@ -77,7 +77,7 @@ class Measurement:
     name: str
     rows: dict[str, Row]
     start: Start
-    rounds: int = 15
+    rounds: int = 10
 
 
 @dataclass

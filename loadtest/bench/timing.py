@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from ..significance import p_value
 from .environment import HERE, process, store, wait_for
 
 PORT = 8127
@@ -116,7 +117,7 @@ def compare(base: str, pairs: list[Pair], rounds: int) -> None:
                 times[number][which].append(seconds)
     print(f"{'':58} medians, us      p")
     for pair, (one, two) in zip(pairs, times, strict=True):
-        print(f"{pair.what:58} {us(one):6.1f} {us(two):6.1f}  {mann_whitney(one, two):.3f}")
+        print(f"{pair.what:58} {us(one):6.1f} {us(two):6.1f}  {p_value(one, two):.3f}")
 
 
 def us(seconds: list[float]) -> float:
@@ -135,26 +136,6 @@ def measured(connection: http.client.HTTPConnection, sent: Sent) -> float:
     if response.status not in (401, 404):
         raise SystemExit(f"{sent} was answered {response.status}")
     return seconds
-
-
-def mann_whitney(one: list[float], two: list[float]) -> float:
-    """The two-sided p-value of the Mann-Whitney U test, by the normal approximation with the correction for ties.
-
-    Mann, H. B. and Whitney, D. R., Annals of Mathematical Statistics 18 (1947) 50-60.
-    """
-    ranked = sorted([(value, True) for value in one] + [(value, False) for value in two])
-    total, at, ranks, ties = len(ranked), 0, 0.0, 0.0
-    while at < total:
-        end = at
-        while end < total and ranked[end][0] == ranked[at][0]:
-            end += 1
-        ranks += sum(is_one for _, is_one in ranked[at:end]) * (at + 1 + end) / 2
-        ties += (end - at) ** 3 - (end - at)
-        at = end
-    product = len(one) * len(two)
-    u = ranks - len(one) * (len(one) + 1) / 2
-    spread = (product / 12 * (total + 1 - ties / (total * (total - 1)))) ** 0.5
-    return 1.0 if spread == 0 else 2 * statistics.NormalDist().cdf(-abs(u - product / 2) / spread)
 
 
 if __name__ == "__main__":

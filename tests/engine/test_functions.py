@@ -247,6 +247,19 @@ class TestHandOver:
 
             assert await listening.jobs(3) == ["b", "c", "a"]
 
+    async def test_jobs_that_come_together_are_shared_among_workers(self, driver: Driver) -> None:
+        async with await driver.join("one") as one, await driver.join("two") as two, await driver.join("three") as three:
+            for worker, room in (("one", 4), ("two", 1), ("three", 9)):
+                await driver.take(worker, room)
+            jobs = [driver.submission(f"j{number}") for number in range(9)]
+            await driver.call("submit", *(part for job in jobs for part in job))
+            assert await one.jobs(4) == ["j0", "j1", "j2", "j7"]  # three each, if they take so many, and then the rest
+            assert await two.jobs(1) == ["j3"]
+            assert await three.jobs(4) == ["j4", "j5", "j6", "j8"]
+            assert await driver.key("HGET", "worker:one", "free") == "0"
+            assert await driver.key("HGET", "worker:three", "free") == "5"
+            assert await driver.key("ZRANGE", "waiting", 0, -1) == ["three"]
+
     async def test_workers_get_jobs_in_turn(self, driver: Driver) -> None:
         async with await driver.join("v") as first, await driver.join("w") as second:
             await driver.take("v", 3, 0)

@@ -192,38 +192,46 @@ local function wait_for(base, worker, free)
   end
 end
 
+-- Sends jobs that were begun for a worker, and notes what it has. `free`: how many more it takes.
+local function give(base, worker, channel, known, jobs, free, at)
+  for _, job in ipairs(jobs) do send(channel, known, job) end
+  note(base, worker, not known.given, 'given', (known.given or 0) + #jobs, 'free', free)
+  if known.gateway then
+    redis.call('HSET', base .. ':worker:' .. worker, 'sent', jobs[1][1] .. ' ' .. jobs[1][2])
+    redis.call('ZADD', base .. ':workers', at + (known.alive or 30000), worker)
+  end
+  wait_for(base, worker, free)
+end
+
 -- Gives queued jobs to waiting workers, in turn, until one of the two has run out. Every function that queues ends so.
 -- `most`, `only`: how many jobs there are to give, and in which queue, if that is known: after each function, there are
--- none or nobody waits. `settings`: as of `order_of`.
+-- none or nobody waits. Then each gets its share at once. `settings`: as of `order_of`.
 local function hand_over(base, at, most, only, settings)
-  local left, order, passed, in_vain = most or math.huge, nil, 0, {}
+  local left, order, passed, in_vain, share = most or math.huge, nil, 0, {}, 1
+  if left > 1 and most then share = math.ceil(left / math.max(1, redis.call('ZCARD', base .. ':waiting'))) end
   while left > 0 do
     local worker = redis.call('ZRANGE', base .. ':waiting', passed, passed)[1]
     if not worker then return end
     local known = load(base .. ':worker:' .. worker, 'epoch', 'given', 'free', 'gateway', 'poll', 'alive', 'queues')
     local channel = channel_of(base, worker, known.gateway)
-    local job
     if not listens(channel) then
       redis.call('ZREM', base .. ':waiting', worker)
     else
-      local queues = known.queues or ''
+      local queues, free, jobs = known.queues or '', math.max(1, tonumber(known.free or 1)), {}
       order = order or order_of(base, settings)
-      job = not in_vain[queues] and begin_next(base, worker, at, part_of(order, queues), only)
-      if not job then
+      local part = part_of(order, queues)
+      while not in_vain[queues] and #jobs < math.min(free, share, left) do
+        local job = begin_next(base, worker, at, part, only)
+        if not job then in_vain[queues] = true else jobs[#jobs + 1] = job end
+      end
+      if #jobs > 0 then
+        give(base, worker, channel, known, jobs, free - #jobs, at)
+        left = left - #jobs
+      end
+      if in_vain[queues] then
         if queues == '' then return end
-        passed, in_vain[queues] = passed + 1, true  -- the next one may take what this one does not
+        passed = passed + (#jobs == 0 and 1 or 0)  -- the next one may take what this one does not
       end
-    end
-    if job then
-      local free = (known.free or 1) - 1
-      send(channel, known, job)
-      note(base, worker, not known.given, 'given', (known.given or 0) + 1, 'free', free)
-      if known.gateway then
-        redis.call('HSET', base .. ':worker:' .. worker, 'sent', job[1] .. ' ' .. job[2])
-        redis.call('ZADD', base .. ':workers', at + (known.alive or 30000), worker)
-      end
-      wait_for(base, worker, free)
-      left = left - 1
     end
   end
 end
