@@ -79,7 +79,7 @@ class Direct:
     __slots__ = ()
 
     def take_body(self) -> Body | None:
-        """The whole body of the request, if it has come and nobody has asked for it."""
+        """The whole body of the request, if all of it has come; to be asked for once."""
         raise NotImplementedError
 
     def reply(self, reply: Reply) -> bool:
