@@ -1,0 +1,84 @@
+"""How `make bench` takes its measurements and shows what was found; the measurements themselves are not run here."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from loadtest.bench import table
+from loadtest.bench.__main__ import MEASUREMENTS, _chosen
+from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
+
+FAST = Row("what", "the floor", "jobs/s", least=0.5)
+
+
+def measurement(log: list[str], figures: dict[str, list[Figures]]) -> Measurement:
+    """One that says when it is taken of which tree, and finds these figures there."""
+
+    @contextmanager
+    def start(tree: Tree) -> Iterator[Round]:
+        found = iter(figures[tree.name])
+        log.append(f"start {tree.name}")
+
+        def once() -> dict[str, Figures]:
+            log.append(tree.name)
+            return {"row": next(found)}
+
+        yield once
+        log.append(f"end {tree.name}")
+
+    return Measurement("name", {"row": FAST}, start)
+
+
+def test_two_trees_are_measured_in_turn() -> None:
+    log: list[str] = []
+    figures = {"a": [Figures(6, 10), Figures(8, 10)], "b": [Figures(3, 10), Figures(5, 10)]}
+    results = take(measurement(log, figures), [Path("a"), Path("b")], rounds=2)
+    assert log == ["start a", "start b", "a", "b", "a", "b", "end b", "end a"]
+    assert [found["row"].figures for found in results] == [figures["a"], figures["b"]]
+
+
+def test_the_result_is_the_median_of_how_the_rounds_relate() -> None:
+    """A round in which the machine was slow counts as any other."""
+    result = Result(FAST, [Figures(5, 10), Figures(0.9, 1), Figures(60, 100)])
+    assert result.relation == 0.6
+    added = Row("what", "the floor", "ms", most=3, relation=Relation.ADDED)
+    assert Result(added, [Figures(5, 4), Figures(9, 5), Figures(2, 0)]).relation == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "relation", "is_met"),
+    [
+        (FAST, 0.5, True),
+        (FAST, 0.49, False),
+        (Row("", "", "", most=1.5), 1.5, True),
+        (Row("", "", "", most=1.5), 1.6, False),
+        (Row("", "", ""), 0, True),
+    ],
+)
+def test_a_target_is_reached_or_not(row: Row, relation: float, is_met: bool) -> None:
+    assert row.is_met(relation) is is_met
+
+
+def test_the_table_says_what_was_reached_and_what_has_changed(tmp_path: Path) -> None:
+    now = Result(FAST, [Figures(4000, 10_000), Figures(4400, 10_000)])
+    before = Result(FAST, [Figures(2000, 10_000), Figures(2000, 10_000)])
+    head, line = table.shown([("row", [now, before])]).splitlines()
+    assert head.split() == ["ours", "against", "target", "before", "change"]
+    assert line.split() == ["what", "4,200", "jobs/s", "10,000", "jobs/s", "the", "floor", "0.42", "≥", "0.5", "MISSED",
+                            "0.2", "+110.0%"]  # fmt: skip
+    table.write([("row", [now, before])], ["new", "old"], tmp_path / "bench.json")
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["revisions"] == ["new", "old"]
+    assert written["rows"][0]["results"][0]["rounds"] == [[4000, 10_000], [4400, 10_000]]
+    assert written["rows"][0]["met"] is False
+
+
+def test_each_row_has_a_name_of_its_own() -> None:
+    names = [name for each in MEASUREMENTS for name in each.rows]
+    assert len(names) == len(set(names)) > 20
+    assert [each.name for each in _chosen("status,run")] == ["status", "run"]
+    with pytest.raises(SystemExit, match="no such measurement: nothing"):
+        _chosen("run,nothing")
