@@ -248,7 +248,11 @@ class TestHandOver:
             assert await listening.jobs(3) == ["b", "c", "a"]
 
     async def test_jobs_that_come_together_are_shared_among_workers(self, driver: Driver) -> None:
-        async with await driver.join("one") as one, await driver.join("two") as two, await driver.join("three") as three:
+        async with (
+            await driver.join("one") as one,
+            await driver.join("two") as two,
+            await driver.join("three") as three,
+        ):
             for worker, room in (("one", 4), ("two", 1), ("three", 9)):
                 await driver.take(worker, room)
             jobs = [driver.submission(f"j{number}") for number in range(9)]
