@@ -761,6 +761,7 @@ class TestDrain:
         worker = start_worker(OBEDIENT)
         job = jobs.submit({"touch": str(tmp_path / "started"), "wait_for": str(tmp_path / "go"), "return": "done"})
         eventually((tmp_path / "started").exists)
+        worker.wait_for(f"job {job} (attempt 1) begins")  # the worker's own process has heard of it
         waiting = jobs.submit()
         worker.process.terminate()
         worker.wait_for("taking no more jobs, 1 in hand")
@@ -821,6 +822,7 @@ handler_sdk.start({"handler": handler, "concurrency_modifier": lambda current: 2
         worker = start_worker(OBEDIENT)
         job = jobs.submit({"touch": str(tmp_path / "started"), "wait_for": str(tmp_path / "go"), "exit": 1})
         eventually((tmp_path / "started").exists)
+        worker.wait_for(f"job {job} (attempt 1) begins")
         worker.process.terminate()
         worker.wait_for("taking no more jobs, 1 in hand")
         (tmp_path / "go").touch()
