@@ -66,8 +66,8 @@ class TestLog:
 
     @pytest.mark.parametrize(
         ("end", "says"),
-        [("os.abort()", "Fatal Python error: Aborted"),
-         ("ctypes.string_at(0)", "Fatal Python error: Segmentation fault"),
+        [("os.abort()", "Aborted"),  # Python writes this behind "Fatal Python error: ", and another line may come between
+         ("ctypes.string_at(0)", "Segmentation fault"),
          ("print('half', end='', flush=True); os._exit(3)", "half")],
     )  # fmt: skip
     def test_has_the_last_words_of_a_process(
@@ -77,7 +77,7 @@ class TestLog:
         worker = start_worker(PRINTING)
         jobs.wait(jobs.submit(end))
         worker.end()
-        assert says in log()
+        assert any(line.endswith(says) for line in log())
 
     def test_has_the_last_words_of_a_worker_that_ends(
         self, start_worker: StartWorker, gateway: Gateway, log: Log
