@@ -66,7 +66,7 @@ class TestLog:
 
     @pytest.mark.parametrize(
         ("end", "says"),
-        [("os.abort()", "Aborted"),  # Python writes this behind "Fatal Python error: ", and another line may come between
+        [("os.abort()", "Aborted"),  # behind "Fatal Python error: ", from which another line may part it
          ("ctypes.string_at(0)", "Segmentation fault"),
          ("print('half', end='', flush=True); os._exit(3)", "half")],
     )  # fmt: skip
