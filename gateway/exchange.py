@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from .delivery import MOST_GATHERED
 from .errors import Error
 from .http import Body, Direct, Reply, shown
 
@@ -50,10 +51,6 @@ class Connection(Protocol):
 
     def on_response_complete(self) -> None:
         """The answer has been written; the connection ends with it unless it is to be kept alive."""
-
-
-MOST_AT_ONCE = 65536
-"""Bytes of an answer that are put together with its head."""
 
 
 class Exchange(Direct):
@@ -171,7 +168,7 @@ class Exchange(Direct):
         body = reply.body
         if (
             not isinstance(body, bytes)
-            or len(body) > MOST_AT_ONCE
+            or len(body) > MOST_GATHERED
             or reply.headers
             or reply.status in _WITHOUT_BODY
             or self.response_started

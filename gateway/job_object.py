@@ -4,6 +4,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from .engine.engine import Job, State, Workers
+from .engine.jobs import MOST_COPIED
 from .http import Reply
 
 
@@ -29,10 +30,6 @@ class JobObject(JobState):
 
 
 _encode = msgspec.json.Encoder().encode
-
-
-MOST_COPIED = 65536
-"""Bytes of an output that are put together with what is around them."""
 
 
 def job_object(job: Job) -> bytes:

@@ -43,7 +43,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 MOST_COPIED = 65536
-"""Bytes of a payload that are taken out of the request that they came in, and put into the command they leave in."""
+"""Bytes of a payload, or of an output, that are copied to be put together with what is around them."""
 
 Payload = bytes | memoryview
 

@@ -45,9 +45,9 @@ class Deployment:
     store_url: str
     store: int
 
-    def at(self, path: str, endpoint: str = ENDPOINT) -> str:
+    def at(self, path: str) -> str:
         """The URL of an operation on jobs, such as `/run`."""
-        return f"{self.url}/v2/{endpoint}{path}"
+        return f"{self.url}/v2/{ENDPOINT}{path}"
 
     def client(self) -> httpx.Client:
         """A client with the key."""
@@ -147,10 +147,10 @@ def tcp_store() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def server(module: str, *arguments: str) -> Iterator[str]:
+def server(module: str) -> Iterator[str]:
     """One of the bench's own servers, `python -m MODULE PORT`: its URL."""
     port = free_port()
-    with process([sys.executable, "-m", module, str(port), *arguments], HERE):
+    with process([sys.executable, "-m", module, str(port)], HERE):
         wait_for(f"http://127.0.0.1:{port}/")
         yield f"http://127.0.0.1:{port}"
 

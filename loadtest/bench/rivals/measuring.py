@@ -44,7 +44,7 @@ def measure(name: str, store_url: str, count: int, tree: Tree = HERE) -> float:
         file = Path(folder) / "seconds"
         told = {given.STORE: store_url, given.COUNT: str(count), given.FILE: str(file)}
         if name == OURS:
-            return count / _of_runlane(tree, {**os.environ, "PYTHONPATH": f"{tree}:{HERE}", **told}, file)
+            return count / _of_runlane(tree, {**os.environ, "PYTHONPATH": str(tree), **told}, file)
         return count / _of_rival(name, {**os.environ, "PYTHONPATH": str(HERE), **told}, file)
 
 
