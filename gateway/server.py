@@ -46,9 +46,17 @@ from .vault_keys import MasterKeys
 
 SECONDS_TO_DRAIN = 30
 
-# Of Linux' <asm/socket.h> and <linux/bpf_common.h>.
+# Of Linux' <asm/socket.h>, <linux/bpf_common.h> and <linux/tcp.h>.
 SO_ATTACH_FILTER = 26
-BPF_RET = 0x06
+BPF_LOAD_BYTE = 0x30
+BPF_JUMP_IF_SET = 0x45
+BPF_RETURN = 0x06
+BPF_WHOLE_PACKET = 0xFFFFFFFF
+OFFSET_OF_TCP_FLAGS = 13
+TCP_SYN = 0x02
+
+SECONDS_TO_CONNECT = 0.1
+"""Who was about to connect when the server began to end is let in if that is done within so long."""
 
 SECONDS_TO_SHAKE_HANDS = 1.0
 """What is left of TLS handshakes when the server ends."""
@@ -120,7 +128,8 @@ class Server(uvicorn.Server):
         self.server_state.is_ending = True
         if not self.shares_listeners:
             for listener in sockets or ():
-                _let_nobody_in(listener)
+                _let_nobody_else_in(listener)
+        await asyncio.sleep(SECONDS_TO_CONNECT)
         waiting = [connection for listener in sockets or () for connection in _waiting_at(listener)]
         for server in self.servers:
             server.close()
@@ -203,7 +212,7 @@ class _Processes(multiprocess.Multiprocess):
     def terminate_all(self) -> None:
         """Of uvicorn: the end begins."""
         for listener in self.sockets:
-            _let_nobody_in(listener)
+            _let_nobody_else_in(listener)
             listener.close()
         super().terminate_all()
 
@@ -217,14 +226,22 @@ class _Processes(multiprocess.Multiprocess):
                 os.kill(cast(int, process.pid), signal.SIGHUP)
 
 
-def _let_nobody_in(listener: socket.socket) -> None:
-    """From now on, whoever wants to connect hears nothing, and tries again until the listener is closed. A connection
-    that came between the last `accept` and the `close` would be reset, with the request that was sent on it.
+def _let_nobody_else_in(listener: socket.socket) -> None:
+    """From now on, whoever begins to connect hears nothing, and tries again until the listener is closed. A connection
+    that came between the last `accept` and the `close` would be reset, with the request that was sent on it. Who had
+    begun before gets in: it counts itself as connected when it has our answer, and may have sent its request.
 
-    By a packet filter that lets nothing through: socket(7), SO_ATTACH_FILTER. Elsewhere than on Linux, nothing is done.
+    By a packet filter that drops the packets with which connections begin: socket(7), SO_ATTACH_FILTER. It sees them
+    from their TCP header on. Elsewhere than on Linux, nothing is done.
     """
-    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    instructions = [
+        (BPF_LOAD_BYTE, 0, 0, OFFSET_OF_TCP_FLAGS),
+        (BPF_JUMP_IF_SET, 0, 1, TCP_SYN),
+        (BPF_RETURN, 0, 0, 0),
+        (BPF_RETURN, 0, 0, BPF_WHOLE_PACKET),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
+    program = struct.pack("HP", len(instructions), ctypes.addressof(code))
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
