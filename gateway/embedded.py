@@ -4,6 +4,7 @@ It listens on a Unix socket in its data folder, under a password that is made an
 process that started it, even when that one is killed, and its data folder is locked as long as it runs.
 """
 
+import ctypes.util
 import fcntl
 import hashlib
 import os
@@ -25,10 +26,6 @@ from .errors import StartupError
 
 SECONDS_TO_START = 20.0
 LONGEST_SOCKET_PATH = 100
-
-_ALLOCATOR = "glibc.malloc.tcache_count=60000"
-"""The wheel's server is built with the C library's allocator, not jemalloc. With that one's usual cache of 7 freed
-blocks of a size, half of the time of a submission goes into its lists of free memory, and more the longer the queue."""
 
 
 class EmbeddedStore:
@@ -54,7 +51,7 @@ class EmbeddedStore:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
-                env={**os.environ, "GLIBC_TUNABLES": _ALLOCATOR},
+                env=os.environ | _allocator(),
                 start_new_session=True,  # a Ctrl-C is for us: the store goes last
                 preexec_fn=die_with_parent(signal.SIGTERM),
             )
@@ -112,6 +109,19 @@ class EmbeddedStore:
                     last = self._log.read_text(errors="replace").splitlines()[-3:]
                     raise StartupError(f"the embedded store did not start: {' / '.join(last)}") from None
                 return
+
+
+def _allocator() -> dict[str, str]:
+    """The variables by which the server allocates memory faster.
+
+    Servers for Linux are built with jemalloc as a rule, and the wheel's is not. With jemalloc, where it is installed, a
+    job needs a quarter less of the server's time. With the C library's usual cache of 7 freed blocks of a size, half of
+    the time of a submission goes into its lists of free memory, and more the longer the queue.
+    """
+    variables = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=60000"}
+    if found := ctypes.util.find_library("jemalloc"):
+        variables["LD_PRELOAD"] = ":".join(filter(None, (os.environ.get("LD_PRELOAD"), found)))
+    return variables
 
 
 def _binary() -> str:

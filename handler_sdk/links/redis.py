@@ -4,9 +4,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..outcomes import Limits
 from . import (
@@ -123,6 +123,14 @@ def _taken(job: bytes, number: int, _timeout: int, given: bytes | None, request:
     return TakenJob(Attempt(job.decode(), int(number)), given, request)
 
 
+class _Asked(NamedTuple):
+    """A call for jobs: for so many more than had been received before, those on their way among them."""
+
+    reply: asyncio.Task[Any]
+    room: int
+    before: int
+
+
 class RedisLink:
     """See `Link`."""
 
@@ -159,7 +167,7 @@ class RedisLink:
             room = max(0, capacity())
             if not room and not inbox.offered:
                 return
-            came = False if inbox.has_offer_for(room) else await self._offer(room, begin)
+            came = False if inbox.has_offer_for(room) else await self._offer(capacity, begin)
             if room and not came:
                 await inbox.wait(room, capacity, begin)
         await self._begin_all(inbox.take_all(), begin)
@@ -210,31 +218,44 @@ class RedisLink:
         if is_current(attempt, reply):
             begin(TakenJob(attempt, reply[0], reply[1]))
 
-    async def _offer(self, room: int, begin: Begin) -> bool:
+    async def _offer(self, capacity: Callable[[], int], begin: Begin) -> bool:
         """Asks for jobs, and begins those that come meanwhile; whether there were any. What is left of the room is an
-        offer to the store, which sends what comes. While more jobs wait than there is room for, they come a few at a
-        time: so some run while the store sees to the next."""
-        before, queues = self._inbox.received, self._store.registered.queues
-        rooms = [*range(AT_A_TIME, room, AT_A_TIME), room] if self._more_wait else [room]
-        calls = [self._store.call("take", self.worker, most, before, queues, repeat=False) for most in rooms]
-        asked = [asyncio.create_task(call) for call in calls]
+        offer to the store, which sends what comes.
+
+        While more jobs wait than there is room for, they come a few at a time, and as long as that goes on: some run
+        while the store sees to the next.
+        """
+        asked: deque[_Asked] = deque()
+        have_come = False
+        self._ask(max(0, capacity()), asked)
         try:
-            return any(
-                [await self._take_reply(reply, most, before, begin) for most, reply in zip(rooms, asked, strict=True)]
-            )
+            while asked:
+                have_come |= await self._take_reply(asked[0], begin)
+                asked.popleft()
+                while self._more_wait and not self._inbox.astray and len(asked) * AT_A_TIME < capacity():
+                    self._ask(capacity(), asked)
         except BaseException:
-            for reply in asked:
-                reply.cancel()
+            for ask in asked:
+                ask.reply.cancel()
             self._inbox.mark_astray()
             raise
+        return have_come
 
-    async def _take_reply(self, reply: Awaitable[Any], room: int, before: int, begin: Begin) -> bool:
+    def _ask(self, room: int, asked: deque[_Asked]) -> None:
+        """Asks for as many jobs as there is room for, beside those that have been asked for, or for a few of them."""
+        most = min(room, (len(asked) + 1) * AT_A_TIME) if self._more_wait else room
+        before = self._inbox.received
+        call = self._store.call("take", self.worker, most, before, self._store.registered.queues, repeat=False)
+        asked.append(_Asked(asyncio.create_task(call), most, before))
+
+    async def _take_reply(self, asked: _Asked, begin: Begin) -> bool:
         try:
-            rows: list[Any] = await reply
+            rows: list[Any] = await asked.reply
         except LostReplyError:
             self._inbox.mark_astray()  # the store may have given jobs that never came
+            self._more_wait = False
             return False
-        self._inbox.put_all([_taken(*row) for row in rows], room, before)
+        self._inbox.put_all([_taken(*row) for row in rows], asked.room, asked.before)
         self._more_wait = self._inbox.offered <= 0
         jobs = self._inbox.take_all()  # messages among them, which have used a part of the offer up
         await self._begin_all(jobs, begin)
