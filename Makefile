@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The older of the SDKs of RunPod that the tests run: beside the newer one, with whose dependencies it does.
 OLD_RUNPOD := 1.7.13
 
-.PHONY: demo test fuzz lint format bench clean
+.PHONY: demo test fuzz lint format bench scaling wrk clean
 
 demo: .venv/.dev
 	@$(BIN)/runlane demo
@@ -24,11 +24,16 @@ format: .venv/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.test .venv/.rivals
-	@command -v wrk >/dev/null || { echo "bench needs wrk: apt-get install wrk"; exit 1; }
+bench: .venv/.test .venv/.rivals wrk
 	@command -v redis-benchmark >/dev/null || command -v valkey-benchmark >/dev/null || { \
 		echo "bench needs redis-benchmark: apt-get install redis-tools"; exit 1; }
 	$(BIN)/python -m loadtest.bench $(if $(BASE),--base $(BASE))
+
+scaling: .venv/.test wrk
+	$(BIN)/python -m loadtest.bench.scaling
+
+wrk:
+	@command -v wrk >/dev/null || { echo "this needs wrk: apt-get install wrk"; exit 1; }
 
 clean:
 	rm -rf .venv .runlane build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

