@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ FLAT = 1.15
 LENGTHS = (10, 10_000, 1_000_000)
 COUNTS = (1, 100, 1_000)
 CALLS = 500
+SLICES = 10
 WARM_UP = 50
 IN_A_REQUEST = 1000
 SECONDS_IDLE = 1.0
@@ -54,27 +56,47 @@ class Client:
             path, body = batches.request(min(IN_A_REQUEST, count - start), endpoint=endpoint)
             self.call("POST", path, body)
 
-    def cost(self, operation: "Operation", endpoints: list[str]) -> float:
-        """Seconds of the processor that an operation costs, at each of the endpoints in turn."""
-        for endpoint in itertools.islice(itertools.cycle(endpoints), max(WARM_UP, len(endpoints))):
-            operation(self, endpoint)
-        idle = self._idle()
-        began, used = time.perf_counter(), self._used()
-        for endpoint in itertools.islice(itertools.cycle(endpoints), CALLS):
-            operation(self, endpoint)
-        return (self._used() - used - idle * (time.perf_counter() - began)) / CALLS
-
-    def _idle(self) -> float:
+    def idle(self) -> float:
         """Seconds of the processor per second when nobody asks for anything."""
-        used = self._used()
+        used = self.used()
         time.sleep(SECONDS_IDLE)
-        return (self._used() - used) / SECONDS_IDLE
+        return (self.used() - used) / SECONDS_IDLE
 
-    def _used(self) -> float:
+    def used(self) -> float:
+        """Seconds of the processor so far."""
         return processor_seconds(self._deployed.gateway) + processor_seconds(self._deployed.store)
 
 
 Operation = Callable[[Client, str], None]
+
+
+class _Place:
+    """Endpoints at which an operation is done in turn."""
+
+    def __init__(self, client: Client, endpoints: list[str]) -> None:
+        self._client = client
+        self._endpoints = endpoints
+
+    def costs(self, operation: Operation) -> Iterator[float]:
+        """Seconds of the processor that one operation costs, of slice after slice."""
+        endpoints = itertools.cycle(self._endpoints)
+        self._do(operation, endpoints, max(WARM_UP, len(self._endpoints)))
+        idle = self._client.idle()
+        while True:
+            began, used = time.perf_counter(), self._client.used()
+            self._do(operation, endpoints, CALLS // SLICES)
+            seconds = time.perf_counter() - began
+            yield (self._client.used() - used - idle * seconds) / (CALLS // SLICES)
+
+    def _do(self, operation: Operation, endpoints: Iterator[str], count: int) -> None:
+        for endpoint in itertools.islice(endpoints, count):
+            operation(self._client, endpoint)
+
+
+def _medians(operation: Operation, places: list[_Place]) -> list[float]:
+    """What an operation costs at each of the places, in us. They take turns, since the machine's speed changes."""
+    turns = zip(*(place.costs(operation) for place in places), strict=True)
+    return [statistics.median(costs) * 1e6 for costs in zip(*itertools.islice(turns, SLICES), strict=True)]
 
 
 def _run(client: Client, endpoint: str) -> None:
@@ -113,11 +135,12 @@ def _lengths(tree: Tree) -> Iterator[Round]:
         for length in LENGTHS:
             client.call("POST", "/v1/endpoints", json.dumps({"id": f"q{length}"}))
             client.queue(f"q{length}", length)
+        places = [_Place(client, [f"q{length}"]) for length in LENGTHS]
 
         def once() -> dict[str, Figures]:
             found = {}
             for name, (_, operation) in OPERATIONS.items():
-                few, *many = [client.cost(operation, [f"q{length}"]) * 1e6 for length in LENGTHS]
+                few, *many = _medians(operation, places)
                 found[f"length-{name}"] = Figures(max(many), few)
             return found
 
@@ -138,7 +161,7 @@ def _counts(tree: Tree) -> Iterator[Round]:
         def once() -> dict[str, Figures]:
             found = {}
             for name, (_, operation) in OPERATIONS.items():
-                one, *more = [client.cost(operation, ids[:count]) * 1e6 for count, client in clients.items()]
+                one, *more = _medians(operation, [_Place(client, ids[:count]) for count, client in clients.items()])
                 found[f"count-{name}"] = Figures(max(more), one)
             return found
 

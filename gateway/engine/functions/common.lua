@@ -86,6 +86,8 @@ local RETRYABLE = {FAILED = true, TIMED_OUT = true}
 local PAYLOAD_IN_WAKEUP = 65536
 -- Upkeep that was away for longer has missed something.
 local PAUSE_MS = 2000
+-- It notes that it was there no more often.
+local SIGN_MS = 500
 local IDEMPOTENCY_MS = 24 * 3600 * 1000
 -- So long a worker is told that a job is to be stopped, should it not ask.
 local STOP_MS = 3600 * 1000

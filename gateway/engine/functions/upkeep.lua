@@ -25,6 +25,15 @@ local function time_out(base, id, at)
   end
 end
 
+-- Those of the queues in which there is something, in their order: an endpoint that has nothing to do is to cost little.
+local function filled(base, queues)
+  local found = {}
+  for _, queue in ipairs(queues) do
+    if redis.call('XLEN', queue_key(base, queue)) > 0 then found[#found + 1] = queue end
+  end
+  return found
+end
+
 -- Takes a job off whichever list it is on.
 local function unlist(base, id)
   for _, queue in ipairs(fair.queues(queues_of(base))) do
@@ -70,11 +79,11 @@ local function forget_sealed_in(base, queue, after, most, at)
   return forgotten, after
 end
 
--- As above, in all queues, looking at `most` jobs in each.
-local function forget_sealed(base, most, at)
+-- As above, in all of these queues, looking at `most` jobs in each.
+local function forget_sealed(base, queues, most, at)
   local counts, sum = base .. ':counts', 0
-  for _, queue in ipairs(fair.queues(queues_of(base))) do
-    if redis.call('XLEN', queue_key(base, queue)) > 0 then
+  for _, queue in ipairs(queues) do
+    if front_of(queue) ~= queue then
       local mark, after = 'late:' .. queue, group_of(base, queue)['last-delivered-id']
       local reached = redis.call('HGET', counts, mark)
       if reached and number_of(reached) > number_of(after) then after = reached end
@@ -86,14 +95,14 @@ local function forget_sealed(base, most, at)
   return sum
 end
 
-local function recover_leases(base, most, at)
-  local lease, recovered = setting(base, 'lease_ms', 30000), 0
-  for _, queue in ipairs(queues_of(base)) do
+local function recover_leases(base, queues, lease, most, at)
+  local recovered = 0
+  for _, queue in ipairs(queues) do
     local mark = 'cursor:' .. queue
     local cursor = redis.call('HGET', base .. ':counts', mark) or '0-0'
     local reply = redis.call('XAUTOCLAIM', queue_key(base, queue), GROUP, 'upkeep', lease, cursor, 'COUNT', most,
       'JUSTID')
-    redis.call('HSET', base .. ':counts', mark, reply[1])
+    if reply[1] ~= cursor then redis.call('HSET', base .. ':counts', mark, reply[1]) end
     for _, entry in ipairs(reply[2]) do
       recover(base, queue, entry, 'the worker gave no sign of life for ' .. lease .. ' ms', at)
       recovered = recovered + 1
@@ -107,15 +116,16 @@ local function settling(base, settle, at)
   if settle == 0 then return false end
   local counts = base .. ':counts'
   local marks = load(counts, 'tended', 'settled')
-  redis.call('HSET', counts, 'tended', at)
-  if marks.tended and at - marks.tended <= PAUSE_MS then return at < tonumber(marks.settled or 0) end
+  local away = marks.tended and at - marks.tended
+  if not away or away >= SIGN_MS then redis.call('HSET', counts, 'tended', at) end
+  if away and away <= PAUSE_MS then return at < tonumber(marks.settled or 0) end
   redis.call('HSET', counts, 'settled', at + settle)
   return true
 end
 
 -- Workers that have been silent so long that all their leases have been recovered.
-local function forget_workers(base, most, at)
-  local silent = at - setting(base, 'lease_ms', 30000) - 1000
+local function forget_workers(base, lease, most, at)
+  local silent = at - lease - 1000
   local workers = redis.call('ZRANGE', base .. ':workers', '-inf', silent, 'BYSCORE', 'LIMIT', 0, most)
   for _, worker in ipairs(workers) do leave({base}, {worker, 'lost'}) end
   return workers
@@ -129,7 +139,8 @@ end
 -- for which webhooks are due, the log among them}.
 local function upkeep(keys, args)
   local base, most, at = keys[1], tonumber(args[1]), now()
-  if not exists(base) then return {0, 0, 0, 0, {}, 0} end
+  local settings = load(base .. ':settings', 'version', 'removed', 'queues', 'lease_ms')
+  if not settings.version or settings.removed then return {0, 0, 0, 0, {}, 0} end
   local function due(name)
     return redis.call('ZRANGE', base .. name, '-inf', at, 'BYSCORE', 'LIMIT', 0, most)
   end
@@ -146,10 +157,11 @@ local function upkeep(keys, args)
   end
   local over = due(':lifetimes')
   for _, id in ipairs(over) do forget(base, id, at) end
-  local forgotten = #over + forget_sealed(base, most, at)
+  local queues, lease = filled(base, queues_of(base, settings.queues or false)), tonumber(settings.lease_ms or 30000)
+  local forgotten = #over + forget_sealed(base, queues, most, at)
   local recovered, gone = 0, {}
   if not settling(base, tonumber(args[2]), at) then
-    recovered, gone = recover_leases(base, most, at), forget_workers(base, most, at)
+    recovered, gone = recover_leases(base, queues, lease, most, at), forget_workers(base, lease, most, at)
   end
   hand_over(base, at)
   return {recovered, #late, #ready, forgotten, gone, redis.call('ZCOUNT', base .. ':webhooks', '-inf', at)}
