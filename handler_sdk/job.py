@@ -17,6 +17,10 @@ R = TypeVar("R", bound=JobRun)
 # Chunks of one job that are not yet in the store, in bytes, at most.
 WINDOW = 8 * 1024 * 1024
 
+# A task of the handler's that yields without end lets its loop turn so often. What a thread pays for the same, to wake
+# the loop's and to be woken, is too much to be paid more often than chunks go out.
+SECONDS_OF_TURN = 0.00025
+
 # Turns of the loop after which a chunk is sent, if the reply to the one before has come: one to read the reply, one for
 # who waits for it, and one because that may be done after who counts.
 TURNS_TO_SEND = 3
@@ -52,10 +56,12 @@ class Job(Generic[R]):
 
     async def send_async(self, chunk: bytes) -> None:
         """Delivers a chunk, from a task of the handler's, in whatever loop."""
-        await self._open_window().take_async(len(chunk))
+        window = self._window or self._open_window()
+        if not window.take_now(len(chunk)):
+            await window.take_async(len(chunk))
         if self._home.is_here:
             self.delivery.add_chunk(chunk)
-            if self._is_time_to_wait():
+            if self._is_time_to_wait(SECONDS_OF_TURN):
                 await self._let_send()
         else:
             self._send_from_elsewhere(chunk)
@@ -84,7 +90,7 @@ class Job(Generic[R]):
         self._open_window().give(size)
 
     def _send_from_elsewhere(self, chunk: bytes) -> None:
-        if self._is_time_to_wait():
+        if self._is_time_to_wait(BATCH_SECONDS):
             sent = threading.Event()
             if self._home.call(self._send, chunk, sent):
                 sent.wait()
@@ -107,11 +113,11 @@ class Job(Generic[R]):
             await asyncio.sleep(0)
             turns -= 1
 
-    def _is_time_to_wait(self) -> bool:
+    def _is_time_to_wait(self, seconds: float) -> bool:
         """Whether the handler goes on only when the chunk is sent, since it may block the loop or hold the interpreter
-        from then on. Of those that go out together, one waits."""
+        from then on. Of those that come within `seconds`, one waits."""
         now = time.monotonic()
-        if now - self._waited_at < BATCH_SECONDS:
+        if now - self._waited_at < seconds:
             return False
         self._waited_at = now
         return True

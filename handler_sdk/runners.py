@@ -13,7 +13,7 @@ import inspect
 import sys
 import threading
 import traceback
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -204,16 +204,19 @@ class Run:
         if self.stopping:
             raise _StoppedError
 
-    def _chunks_of(self, value: Any) -> Iterator[bytes]:
+    def _chunks_of(self, value: Any) -> list[bytes]:
         if isinstance(value, dict) and not (value := self._obey(value)):
-            return  # it was nothing but a wish for a fresh worker
+            return []  # it was nothing but a wish for a fresh worker
         chunks = split_string(value, self._limits.chunk) if isinstance(value, str) else [self._chunk_of(value)]
+        if self._config.aggregate:
+            self._keep(chunks)
+        return chunks
+
+    def _keep(self, chunks: list[bytes]) -> None:
         for chunk in chunks:
-            if self._config.aggregate:
-                self._size += len(chunk) + bool(self._chunks)
-                check_size(self._size, self._limits.output)
-                self._chunks.append(chunk)
-            yield chunk
+            self._size += len(chunk) + bool(self._chunks)
+            check_size(self._size, self._limits.output)
+            self._chunks.append(chunk)
 
     def _chunk_of(self, value: Any) -> bytes:
         try:

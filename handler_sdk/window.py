@@ -23,7 +23,16 @@ class Window:
             self._changed.wait_for(lambda: given_up() or self._has_room(size))
             self._used += size
 
+    def take_now(self, size: int) -> bool:
+        """Takes room if there is some; whether there was."""
+        with self._changed:
+            has_room = self._has_room(size)
+            if has_room:
+                self._used += size
+            return has_room
+
     async def take_async(self, size: int) -> None:
+        """Waits for room and takes it."""
         while (sleep := self._take_or_sleep(size)) is not None:
             await sleep.wait()
 
@@ -46,8 +55,7 @@ class Window:
 
     def _take_or_sleep(self, size: int) -> asyncio.Event | None:
         with self._changed:
-            if self._has_room(size):
-                self._used += size
+            if self.take_now(size):
                 return None
             event = asyncio.Event()
             self._sleeper = asyncio.get_running_loop(), event
