@@ -28,7 +28,7 @@ MOST_GATHERED = 65536
 """Bytes; to copy more than that takes longer than to send it by itself."""
 
 
-class _Gathering:
+class Gathering:
     """A transport that sends what is written in one turn of the event loop together. An answer's headers and its body
     are written each by itself: a system call more for us, and a wake-up more for the client."""
 
@@ -45,6 +45,11 @@ class _Gathering:
         if not self._gathered:
             self._loop.call_soon(self._send)
         self._gathered += data
+
+    def write_whole(self, data: bytes) -> None:
+        """Writes what nothing belongs to that comes later."""
+        self._send()
+        self._transport.write(data)
 
     def write_eof(self) -> None:
         self._send()
@@ -75,6 +80,7 @@ class Delivering(HttpToolsProtocol):
     """uvicorn's protocol, with the `Connection` of what was not read; and an answer that is not large leaves in one
     piece."""
 
+    transport: Gathering  # type: ignore[assignment]
     _has_ended = False
     _is_undelivered = False
     _on_undelivered: Callable[[], None] | None = None
@@ -83,7 +89,7 @@ class Delivering(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Of asyncio: a client is there."""
-        super().connection_made(cast(asyncio.Transport, _Gathering(transport, self.loop)))
+        super().connection_made(cast(asyncio.Transport, Gathering(transport, self.loop)))
 
     def eof_received(self) -> None:
         """Of asyncio: the client has closed its end. What it had not acknowledged by then will not be read, and under
@@ -144,12 +150,12 @@ class Delivering(HttpToolsProtocol):
 
     @property
     def _holds_data(self) -> bool:
-        return cast(_Gathering, self.transport).holds_data
+        return self.transport.holds_data
 
     @property
     def _is_read(self) -> bool:
         """Whether the client has all that was written."""
-        cast(_Gathering, self.transport).flush()
+        self.transport.flush()
         return not self._holds_data and self._tcp_info()[1] == 0
 
     @property

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from .delivery import MOST_GATHERED
+from .delivery import MOST_GATHERED, Gathering
 from .errors import Error
 from .http import Body, Direct, Reply, shown
 
@@ -46,8 +46,9 @@ class Defaults:
 class Connection(Protocol):
     """What an exchange needs of the connection it is on."""
 
-    transport: asyncio.Transport
+    transport: Gathering
     flow: FlowControl
+    tasks: set[asyncio.Task[None]]
 
     def on_response_complete(self) -> None:
         """The answer has been written; the connection ends with it unless it is to be kept alive."""
@@ -58,9 +59,9 @@ class Exchange(Direct):
     its protocol uses. Of an answer in HTTP/1.0 whose length nobody knows, the end of the connection is the end."""
 
     __slots__ = (
-        "_body", "_defaults", "_flow", "_is_until_close", "_left", "_on_response", "_request_id", "chunked",
-        "disconnected", "keep_alive", "message_event", "more_body", "response_complete", "response_started", "scope",
-        "transport", "waiting_for_100_continue",
+        "_body", "_defaults", "_flow", "_is_until_close", "_left", "_on_response", "_request_id", "_task", "_tasks",
+        "chunked", "disconnected", "keep_alive", "message_event", "more_body", "response_complete", "response_started",
+        "scope", "transport", "waiting_for_100_continue",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +70,8 @@ class Exchange(Direct):
         self.scope = scope
         self.transport = connection.transport
         self._flow = connection.flow
+        self._tasks = connection.tasks
+        self._task: asyncio.Task[None] | None = None
         self._on_response = connection.on_response_complete
         self._defaults = defaults
         self._request_id = request_id
@@ -131,6 +134,11 @@ class Exchange(Direct):
         body, self._body = self._body, b""
         return body
 
+    def begin(self, app: ASGIApp, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the request answered, in a task that is one of the connection's until then."""
+        self._task = loop.create_task(self.run(app))
+        self._tasks.add(self._task)
+
     async def run(self, app: ASGIApp) -> None:
         """Has the request answered."""
         try:
@@ -143,6 +151,8 @@ class Exchange(Direct):
             if not self.response_complete and not self.disconnected:
                 await self._give_up()
             self._on_response = _nothing  # else it and the connection hold one another
+            if self._task is not None:
+                self._tasks.discard(self._task)
 
     async def _give_up(self) -> None:
         """Who has a part of an answer sees that it has no end."""
@@ -179,7 +189,7 @@ class Exchange(Direct):
         ):
             return False
         self.response_started = True
-        self.transport.write(
+        self.transport.write_whole(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
             % (
                 STATUS_LINE[reply.status], self._defaults.lines, reply.content_type, len(body), self._request_id,

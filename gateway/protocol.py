@@ -154,9 +154,7 @@ class Protocol(Delivering):
         if b"expect" in found and line.minor == b"1":
             exchange.waiting_for_100_continue = found[b"expect"].lower() == b"100-continue"
         self.cycle = exchange
-        task = self.loop.create_task(exchange.run(self.app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        exchange.begin(self.app, self.loop)
 
     def on_body(self, body: bytes) -> None:
         """Of httptools."""

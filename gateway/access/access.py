@@ -24,7 +24,7 @@ from .keys import (
     named,
     presented_key,
 )
-from .limits import Limits
+from .limits import Counter, Limits
 
 SECONDS_TO_REMEMBER = 0.5
 SECONDS_TO_REPLACE = 0.9
@@ -85,7 +85,7 @@ class Access:
             TooManyRequests: too many are under way.
             Unavailable: the store is away, and the key was not known before.
         """
-        key = call.key = EVERYONE if self._open else await self._key_of(call)
+        key = call.key = EVERYONE if self._open else self._remembered(call) or await self._look_up(call)
         terms = key.terms
         if scope not in terms.scopes:
             self._audit.write("forbidden", call, result="denied", needs=scope)
@@ -95,8 +95,8 @@ class Access:
             raise Forbidden("this key is not for this endpoint")
         if key.created:
             self._hold(call, key)
-        if operation:
-            await self.count(call, call.endpoint, operation)
+        if operation and (counter := self._enter(call, call.endpoint, operation)) and counter.is_over:
+            await self._limits.check(counter)
 
     async def count(self, call: Call, endpoint: str, operation: str) -> None:
         """Counts a request that was let in by the limit of an operation.
@@ -104,11 +104,15 @@ class Access:
         Raises:
             TooManyRequests: too many are under way.
         """
-        if counter := self._limits.enter(call.key, endpoint, operation):
+        if (counter := self._enter(call, endpoint, operation)) and counter.is_over:
+            await self._limits.check(counter)
+
+    def _enter(self, call: Call, endpoint: str, operation: str) -> Counter | None:
+        counter = self._limits.enter(call.key, endpoint, operation)
+        if counter is not None:
             call.counter = counter
             call.when_done(counter.leave)
-            if counter.is_over:
-                await self._limits.check(counter)
+        return counter
 
     def revoked(self, digest: str) -> None:
         """A key is good for nothing any more: what goes on with it ends, as if its clients had hung up."""
@@ -131,16 +135,12 @@ class Access:
             if what != b"KEY":
                 self.revoked(known)
 
-    async def _key_of(self, call: Call) -> Key:
-        presented = presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
-        return self._remembered(call, presented) or await self._look_up(call, presented)
-
-    def _remembered(self, call: Call, presented: str) -> Key | None:
+    def _remembered(self, call: Call) -> Key | None:
         """The key, when it was presented a moment ago."""
         if self.blocked and not self._good_keys_pass and counted_as(self._addresses.of(call.scope)) in self.blocked:
             self._audit.blocked(call)
             raise BlockedError
-        known = self._known.get(presented)
+        known = self._known.get(_presented(call))
         if known is None:
             return None
         age = time.monotonic() - known.at
@@ -149,7 +149,8 @@ class Access:
         known.asks = True
         return None
 
-    async def _look_up(self, call: Call, presented: str) -> Key:
+    async def _look_up(self, call: Call) -> Key:
+        presented = _presented(call)
         known = self._known.get(presented)
         found = digest(presented) if presented else ""
         key = self._configured.find(found)
@@ -199,6 +200,10 @@ class Access:
                 self._under_way.pop(key.digest, None)
 
         call.when_done(let_go)
+
+
+def _presented(call: Call) -> str:
+    return presented_key(call.header(b"authorization"), call.header(b"x-api-key"))
 
 
 def configured_keys(settings: Settings) -> ConfiguredKeys:

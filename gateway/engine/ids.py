@@ -39,7 +39,7 @@ _next = _digits().__next__
 
 def beginning_of_id(endpoint: str) -> str:
     """How an id of a job of the endpoint with this name begins; `numbered` is the whole."""
-    return _beginning(mark_of(endpoint), _next())
+    return _beginning(endpoint, _next())
 
 
 def numbered(beginning: str, number: int) -> str:
@@ -50,8 +50,14 @@ def numbered(beginning: str, number: int) -> str:
 def new_id(endpoint: str) -> str:
     """An id for a job of the endpoint with this name."""
     digits = _next()
-    return _beginning(mark_of(endpoint), digits) + digits[10:]
+    return _beginning(endpoint, digits) + digits[10:]
 
 
-def _beginning(mark: str, digits: str) -> str:
-    return f"{digits[:8]}-{mark[:4]}-4{mark[4:7]}-a{mark[7]}{digits[8:10]}-"
+def _beginning(endpoint: str, digits: str) -> str:
+    return f"{digits[:8]}{_middle(endpoint)}{digits[8:10]}-"
+
+
+@functools.lru_cache(maxsize=10_000)
+def _middle(endpoint: str) -> str:
+    mark = mark_of(endpoint)
+    return f"-{mark[:4]}-4{mark[4:7]}-a{mark[7]}"

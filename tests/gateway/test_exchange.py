@@ -138,10 +138,13 @@ class Line:
         self.completed = 0
         self.transport: Any = self
         self.flow: Any = self
+        self.tasks: set[asyncio.Task[None]] = set()
         self.write_paused = is_full
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    write_whole = write
 
     def resume_reading(self) -> None:
         pass
