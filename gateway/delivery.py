@@ -46,11 +46,6 @@ class Gathering:
             self._loop.call_soon(self._send)
         self._gathered += data
 
-    def write_whole(self, data: bytes) -> None:
-        """Writes what nothing belongs to that comes later."""
-        self._send()
-        self._transport.write(data)
-
     def write_eof(self) -> None:
         self._send()
         self._transport.write_eof()

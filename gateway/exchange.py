@@ -148,11 +148,13 @@ class Exchange(Direct):
         except BaseException:
             logger.exception("%s failed", shown(self.scope))
         finally:
-            if not self.response_complete and not self.disconnected:
-                await self._give_up()
-            self._on_response = _nothing  # else it and the connection hold one another
-            if self._task is not None:
-                self._tasks.discard(self._task)
+            try:
+                if not self.response_complete and not self.disconnected:
+                    await self._give_up()
+            finally:
+                self._on_response = _nothing  # else it and the connection hold one another
+                if self._task is not None:
+                    self._tasks.discard(self._task)
 
     async def _give_up(self) -> None:
         """Who has a part of an answer sees that it has no end."""
@@ -189,7 +191,7 @@ class Exchange(Direct):
         ):
             return False
         self.response_started = True
-        self.transport.write_whole(
+        self.transport.write(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
             % (
                 STATUS_LINE[reply.status], self._defaults.lines, reply.content_type, len(body), self._request_id,

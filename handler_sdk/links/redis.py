@@ -124,11 +124,15 @@ def _taken(job: bytes, number: int, _timeout: int, given: bytes | None, request:
 
 
 class _Asked(NamedTuple):
-    """A call for jobs: for so many more than had been received before, those on their way among them."""
+    """A call for jobs: for so many more than had been received before, those on their way among them.
+
+    is_part: there was room for more.
+    """
 
     reply: asyncio.Task[Any]
     room: int
     before: int
+    is_part: bool
 
 
 class RedisLink:
@@ -231,9 +235,13 @@ class RedisLink:
         try:
             while asked:
                 have_come |= await self._take_reply(asked[0], begin)
-                asked.popleft()
-                while self._more_wait and not self._inbox.astray and len(asked) * AT_A_TIME < capacity():
+                last = asked.popleft()
+                if self._inbox.astray or self._inbox.jobs:
+                    continue
+                while self._more_wait and len(asked) * AT_A_TIME < capacity():
                     self._ask(capacity(), asked)
+                if last.is_part and not asked and capacity() > 0:
+                    self._ask(capacity(), asked)  # no more wait: all of the room is offered
         except BaseException:
             for ask in asked:
                 ask.reply.cancel()
@@ -246,7 +254,7 @@ class RedisLink:
         most = min(room, (len(asked) + 1) * AT_A_TIME) if self._more_wait else room
         before = self._inbox.received
         call = self._store.call("take", self.worker, most, before, self._store.registered.queues, repeat=False)
-        asked.append(_Asked(asyncio.create_task(call), most, before))
+        asked.append(_Asked(asyncio.create_task(call), most, before, most < room))
 
     async def _take_reply(self, asked: _Asked, begin: Begin) -> bool:
         try:
@@ -256,7 +264,7 @@ class RedisLink:
             self._more_wait = False
             return False
         self._inbox.put_all([_taken(*row) for row in rows], asked.room, asked.before)
-        self._more_wait = self._inbox.offered <= 0
+        self._more_wait = bool(rows) and self._inbox.offered <= 0
         jobs = self._inbox.take_all()  # messages among them, which have used a part of the offer up
         await self._begin_all(jobs, begin)
         return bool(jobs)

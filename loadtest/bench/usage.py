@@ -1,5 +1,6 @@
 """What processes use."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -32,5 +33,8 @@ def processor_seconds(pid: int) -> float:
 
 def family_seconds(pid: int) -> float:
     """The same of a process and all that it has started."""
-    children = psutil.Process(pid).children(recursive=True)
-    return sum(processor_seconds(process) for process in (pid, *(child.pid for child in children)))
+    seconds = processor_seconds(pid)
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            seconds += processor_seconds(child.pid)
+    return seconds

@@ -52,21 +52,25 @@ def wrk(requests: Requests) -> Measured:
 
 
 def _script(requests: Requests) -> str:
-    paths = ", ".join(f'"{path}"' for path in requests.paths)
     return f"""
 wrk.method = "{"POST" if requests.body else "GET"}"
 wrk.body = {f"[==[{requests.body}]==]" if requests.body else "nil"}
 wrk.headers["Authorization"] = "Bearer {KEY}"
-local paths, made, at = {{{paths}}}, {{}}, 0
+{_in_turn(requests.paths) if requests.paths else ""}
+done = function(summary, latency) print("median of " .. latency:percentile(50) .. " us") end
+"""
+
+
+def _in_turn(paths: tuple[str, ...]) -> str:
+    return f"""
+local paths, made, at = {{{", ".join(f'"{path}"' for path in paths)}}}, {{}}, 0
 init = function()
   for i, path in ipairs(paths) do made[i] = wrk.format(nil, path) end
-  if #made == 0 then made[1] = wrk.format() end
 end
 request = function()
   at = at % #made + 1
   return made[at]
 end
-done = function(summary, latency) print("median of " .. latency:percentile(50) .. " us") end
 """
 
 

@@ -144,8 +144,6 @@ class Line:
     def write(self, data: bytes) -> None:
         self.written += data
 
-    write_whole = write
-
     def resume_reading(self) -> None:
         pass
 

@@ -86,7 +86,7 @@ local RETRYABLE = {FAILED = true, TIMED_OUT = true}
 local PAYLOAD_IN_WAKEUP = 65536
 -- Upkeep that was away for longer has missed something.
 local PAUSE_MS = 2000
--- It notes that it was there no more often.
+-- It notes no more often that it was there.
 local SIGN_MS = 500
 local IDEMPOTENCY_MS = 24 * 3600 * 1000
 -- So long a worker is told that a job is to be stopped, should it not ask.

@@ -117,8 +117,8 @@ local function settling(base, settle, at)
   local counts = base .. ':counts'
   local marks = load(counts, 'tended', 'settled')
   local away = marks.tended and at - marks.tended
-  if not away or away >= SIGN_MS then redis.call('HSET', counts, 'tended', at) end
-  if away and away <= PAUSE_MS then return at < tonumber(marks.settled or 0) end
+  if not away or away >= SIGN_MS or away < 0 then redis.call('HSET', counts, 'tended', at) end
+  if away and away <= PAUSE_MS + SIGN_MS then return at < tonumber(marks.settled or 0) end
   redis.call('HSET', counts, 'settled', at + settle)
   return true
 end
