@@ -24,7 +24,7 @@ from .keys import (
     named,
     presented_key,
 )
-from .limits import Counter, Limits
+from .limits import Limits
 
 SECONDS_TO_REMEMBER = 0.5
 SECONDS_TO_REPLACE = 0.9
@@ -95,8 +95,8 @@ class Access:
             raise Forbidden("this key is not for this endpoint")
         if key.created:
             self._hold(call, key)
-        if operation and (counter := self._enter(call, call.endpoint, operation)) and counter.is_over:
-            await self._limits.check(counter)
+        if operation:
+            await self.count(call, call.endpoint, operation)
 
     async def count(self, call: Call, endpoint: str, operation: str) -> None:
         """Counts a request that was let in by the limit of an operation.
@@ -104,15 +104,11 @@ class Access:
         Raises:
             TooManyRequests: too many are under way.
         """
-        if (counter := self._enter(call, endpoint, operation)) and counter.is_over:
-            await self._limits.check(counter)
-
-    def _enter(self, call: Call, endpoint: str, operation: str) -> Counter | None:
-        counter = self._limits.enter(call.key, endpoint, operation)
-        if counter is not None:
+        if counter := self._limits.enter(call.key, endpoint, operation):
             call.counter = counter
             call.when_done(counter.leave)
-        return counter
+            if counter.is_over:
+                await self._limits.check(counter)
 
     def revoked(self, digest: str) -> None:
         """A key is good for nothing any more: what goes on with it ends, as if its clients had hung up."""

@@ -51,7 +51,7 @@ class Deployment:
 
     def client(self) -> httpx.Client:
         """A client with the key."""
-        return httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
+        return client()
 
     def redis(self) -> "redis.Redis":
         """A client of the store."""
@@ -87,9 +87,7 @@ class Deployment:
     @contextlib.contextmanager
     def worker(self, handler: Path, **settings: str) -> Iterator[int]:
         """One worker, ready, with settings of its handler's own: its process."""
-        environment = {"RUNLANE_URL": self.url, "RUNLANE_ENDPOINT": ENDPOINT, "RUNLANE_WORKER_KEY": KEY,
-                       "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
-        with process([sys.executable, "-m", "handler_sdk", str(handler)], self.tree, environment) as pid:
+        with worker(self.tree, self.url, ENDPOINT, handler, **settings) as pid:
             wait_until(lambda: self.health()["workers"]["ready"] > 0, "no worker became ready")
             yield pid
 
@@ -122,6 +120,20 @@ def gateway(tree: Path, store_url: str, **settings: str) -> Iterator[tuple[str, 
     with process(command, tree, chosen) as pid:
         wait_for(f"http://127.0.0.1:{port}/v2/{ENDPOINT}/health")
         yield f"http://127.0.0.1:{port}", pid
+
+
+@contextlib.contextmanager
+def worker(tree: Path, url: str, endpoint: str, handler: Path, **settings: str) -> Iterator[int]:
+    """One worker of a tree, which may not be ready yet: its process."""
+    environment = {"RUNLANE_URL": url, "RUNLANE_ENDPOINT": endpoint, "RUNLANE_WORKER_KEY": KEY,
+                   "RUNLANE_LOG_LEVEL": "warning", **settings}  # fmt: skip
+    with process([sys.executable, "-m", "handler_sdk", str(handler)], tree, environment) as pid:
+        yield pid
+
+
+def client(base: str = "") -> httpx.Client:
+    """A client with the key; `base`: what its URLs begin with."""
+    return httpx.Client(base_url=base, headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
 
 
 @contextlib.contextmanager

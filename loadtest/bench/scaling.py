@@ -12,7 +12,6 @@ import functools
 import json
 import resource
 import statistics
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from gateway.engine import keys
 from tests.stores import Cluster, valkey
 
 from .accepting import ECHO_HANDLER
-from .environment import ALL_PROCESSORS, HERE, JOB, KEY, gateway, process, say, server, store, wait_until
+from .environment import ALL_PROCESSORS, HERE, JOB, KEY, client, gateway, say, server, store, wait_until, worker
 from .usage import family_seconds
 from .wrk import Requests, wrk
 
@@ -153,26 +152,17 @@ def _deployed(setup: Setup) -> Iterator[_Deployed]:
         worker_keys = ",".join(f"{id}:{KEY}" for id in ENDPOINTS + WITH_WORKERS)
         settings = {"RUNLANE_PROCESSES": str(setup.gateways), "RUNLANE_WORKER_KEYS": worker_keys}
         base, gateway_id = stack.enter_context(gateway(HERE, url, **settings))
-        client = stack.enter_context(_client(base))
+        http = stack.enter_context(client(base))
         for id in ENDPOINTS + WITH_WORKERS:
-            client.post("/v1/endpoints", json={"id": id}).raise_for_status()
-        workers = []
+            http.post("/v1/endpoints", json={"id": id}).raise_for_status()
+        workers = [stack.enter_context(worker(HERE, base, id, ECHO_HANDLER)) for id in WITH_WORKERS]
         for id in WITH_WORKERS:
-            variables = {"RUNLANE_URL": base, "RUNLANE_ENDPOINT": id, "RUNLANE_WORKER_KEY": KEY,
-                         "RUNLANE_LOG_LEVEL": "warning"}  # fmt: skip
-            command = [sys.executable, "-m", "handler_sdk", str(ECHO_HANDLER)]
-            workers.append(stack.enter_context(process(command, HERE, variables)))
-        for id in WITH_WORKERS:
-            wait_until(functools.partial(_has_worker, client, id), f"the worker of {id} did not become ready", 60)
+            wait_until(functools.partial(_has_worker, http, id), f"the worker of {id} did not become ready", 60)
         yield _Deployed(base, gateway_id, nodes, workers)
 
 
-def _client(base: str) -> httpx.Client:
-    return httpx.Client(base_url=base, headers={"Authorization": f"Bearer {KEY}"}, timeout=120)
-
-
-def _has_worker(client: httpx.Client, endpoint: str) -> bool:
-    return bool(client.get(f"/v2/{endpoint}/health").raise_for_status().json()["workers"]["ready"])
+def _has_worker(http: httpx.Client, endpoint: str) -> bool:
+    return bool(http.get(f"/v2/{endpoint}/health").raise_for_status().json()["workers"]["ready"])
 
 
 @contextlib.contextmanager
@@ -221,9 +211,9 @@ def _once(deployed: _Deployed, operation: _Operation) -> Taken:
     sending = (_own_children_seconds() - own) / count
     if not operation.has_workers:
         costs = costs._replace(worker=0)
-        with _client(deployed.url) as client:
+        with client(deployed.url) as http:
             for id in operation.endpoints:
-                client.post(f"/v2/{id}/purge-queue").raise_for_status()
+                http.post(f"/v2/{id}/purge-queue").raise_for_status()
     return Taken(rate, costs, sending)
 
 
