@@ -117,7 +117,7 @@ class _Connections:
         """Calls a function, at once where the connection stands. Await it for the reply. What is large gets a
         connection of its own, so that nothing waits behind it."""
         command = ("FCALL", f"{self.registered.library}_{name}", 1, self.registered.base, *arguments)
-        size = sum(len(argument) for argument in arguments if isinstance(argument, str | bytes))
+        size = sum([len(argument) for argument in arguments if type(argument) is not int])
         if size > PROMPT_BYTES + ROOM_FOR_IDS or name == "fetch":
             return self._send_large(command)
         return self._commands.send(*command) or self._commands.execute(*command)

@@ -846,6 +846,7 @@ handler_sdk.start({"handler": handler})
         )
         job = jobs.submit()
         eventually((tmp_path / "started").exists)
+        worker.wait_for("begins")
         assert worker.end() == 0
         assert (tmp_path / "seen").exists()
         assert jobs.state(job) == "IN_QUEUE"
@@ -863,14 +864,17 @@ handler_sdk.start({"handler": handler})
         worker = start_worker(ECHO)
         eventually(lambda: store.client.zcard(f"{BASE}:waiting") > 0)
         worker.process.terminate()
-        many = [jobs.submit() for _ in range(5)]
+        many = [jobs.submit()]
+        while worker.process.poll() is None:
+            many.append(jobs.submit())
         assert worker.wait() == 0
+        many.append(jobs.submit())
         assert all(int(jobs.fields(job).get("tries", "0")) <= 1 for job in many)
         states = {jobs.state(job) for job in many}
         assert states <= {"IN_QUEUE", "COMPLETED"}
         assert "IN_QUEUE" in states
         start_worker(ECHO)
-        assert [jobs.wait(job)["tries"] for job in many] == ["1"] * 5
+        assert {jobs.wait(job)["tries"] for job in many} == {"1"}
 
     def test_while_the_handler_loads_ends_at_once(self, start_worker: StartWorker) -> None:
         worker = start_worker("import time; print('loading now'); time.sleep(60)", loaded=False)

@@ -116,12 +116,14 @@ local function queue_key(base, queue) return base .. ':queue:' .. queue end
 local function job_key(base, id) return base .. ':job:' .. id end
 local function chunks_key(base, id) return base .. ':chunks:' .. id end
 
-local function load(key, ...)
+-- Loads fields of a hash into a table. Each costs the store about as much as a short command.
+local function load_into(job, key, ...)
   local values = redis.call('HMGET', key, ...)
-  local job = {}
   for i, name in ipairs({...}) do job[name] = values[i] end
   return job
 end
+
+local function load(key, ...) return load_into({}, key, ...) end
 
 -- Pairs of a flat reply (XINFO, HGETALL) as a table.
 local function pairs_of(flat)

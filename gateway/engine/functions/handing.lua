@@ -3,10 +3,10 @@
 -- Entries that are read in one step.
 local MOST_AT_ONCE = 200
 
--- Begins the attempt of a taken entry. Returns what the worker needs, or nil when the entry is a leftover: {id, attempt,
+-- Begins the attempt of a taken entry, save that it adds to the sorted sets. Returns what the worker needs, or nil when the entry is a leftover: {id, attempt,
 -- timeout ms, input, request, size = bytes of the two}. Without the input when the job is too large for a message, and is
 -- to be fetched.
-local function begin(base, queue, item, worker, at)
+local function begin(base, queue, item, worker, at, lifetimes, timeouts)
   local entry, id = item[1], id_at(item)
   local key = job_key(base, id)
   local fields, expires, ends = unseal(queue, entry, item[2])
@@ -30,9 +30,9 @@ local function begin(base, queue, item, worker, at)
   redis.call('HSET', key, unpack(fields))
   if ends then
     redis.call('PEXPIREAT', key, expires)
-    redis.call('ZADD', base .. ':lifetimes', ends, id)
+    append(lifetimes, ends, id)
   end
-  redis.call('ZADD', base .. ':timeouts', at + job.timeout, id)
+  append(timeouts, at + job.timeout, id)
   if attempt > 1 then
     -- Positions go on, so that a reader's position never means two chunks; what the last attempt wrote goes.
     redis.call('UNLINK', chunks_key(base, id))
@@ -50,13 +50,15 @@ end
 
 -- Begins the next jobs in a stream, `most` of them; none when none is left.
 local function begin_some_from(base, queue, worker, at, most)
-  local jobs, read = {}, nil
+  local jobs, lifetimes, timeouts, read = {}, {}, {}, nil
   repeat
     read = redis.call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most - #jobs, 'STREAMS', queue_key(base, queue), '>')
     for _, item in ipairs(read and read[1][2] or {}) do
-      jobs[#jobs + 1] = begin(base, queue, item, worker, at)
+      jobs[#jobs + 1] = begin(base, queue, item, worker, at, lifetimes, timeouts)
     end
   until not read or #jobs == most
+  if #lifetimes > 0 then redis.call('ZADD', base .. ':lifetimes', unpack(lifetimes)) end
+  if #timeouts > 0 then redis.call('ZADD', base .. ':timeouts', unpack(timeouts)) end
   return jobs
 end
 

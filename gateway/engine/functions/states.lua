@@ -79,7 +79,7 @@ local function detach(base, id, job)
   if job.entry then
     drop_entry(base, job.queue, job.entry)
   elseif job.place then
-    fair.leave(base, job.queue, job.share, id)
+    fair.leave(base, job.queue, load(job_key(base, id), 'share').share, id)
   else
     end_delay(base, id, job)
   end
@@ -115,9 +115,9 @@ local function limit_waiting(base, id, policy, at)
   if policy and policy.pending > 0 then redis.call('ZADD', base .. ':timeouts', at + policy.pending, id) end
 end
 
--- What `finalize` and `requeue` need to know of a job.
-local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'created', 'started', 'timeout', 'retention',
-  'watchers', 'chunks', 'place', 'share', 'weight', 'webhooks', 'deliveries', 'policy'}
+-- What every transition needs to know of a job. What only some do, they load themselves.
+local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'retention', 'watchers', 'chunks', 'place', 'webhooks',
+  'policy'}
 
 -- For whoever changes the job: it is open then.
 local function load_held(base, id)
@@ -148,6 +148,7 @@ local function finalize(base, id, job, state, field, value, at, committed)
   local is_dropped = field == 'output' and policy and not policy.keeps_output
   if is_dropped then redis.call('HDEL', key, 'output') end
   if not job.watchers then return end
+  load_into(job, key, 'created', 'started')
   local fits = not field or is_dropped or #value <= PAYLOAD_IN_WAKEUP
   wake(base, job.watchers, {
     kind = 'final', job = id, state = state, created = tonumber(job.created), finished = at,
@@ -179,6 +180,7 @@ local function make_ready(base, id, job, at)
   if list_of(job) == 'retry' then
     enqueue(base, id, front_of(job.queue))
   elseif fair.lines(base) == 'last' then
+    load_into(job, job_key(base, id), 'share', 'weight')
     fair.join(base, job.queue, id, fair.reserve(base, job.queue, 1), job.share or '', job.weight or 1)
   else
     enqueue(base, id, job.queue)

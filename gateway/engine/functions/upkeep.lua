@@ -14,7 +14,7 @@ local function time_out(base, id, at)
   local policy = policy_of(job)
   if job.state == 'IN_PROGRESS' then
     stop_worker(base, id, job, 'TIMED_OUT')
-    local text = 'the job ran longer than its executionTimeout of ' .. job.timeout .. ' ms'
+    local text = 'the job ran longer than its executionTimeout of ' .. load(job_key(base, id), 'timeout').timeout .. ' ms'
     if policy then return try_again(base, id, job, 'TIMED_OUT', text, at) end
     finalize(base, id, job, 'TIMED_OUT', 'error', text, at)
   elseif job.state == 'IN_QUEUE' and policy then

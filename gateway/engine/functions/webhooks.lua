@@ -91,7 +91,7 @@ end
 announce = function(base, id, job, at)
   if not exists(base) then return end
   if redis.call('EXISTS', base .. ':deliveries') == 0 then redis.call('HDEL', base .. ':counts', 'event_bytes') end
-  local urls, before = {}, tonumber(job.deliveries or 0)
+  local urls, before = {}, tonumber(redis.call('HGET', job_key(base, id), 'deliveries') or 0)
   for url in string.gmatch(job.webhooks, '%S+') do urls[#urls + 1] = url end
   redis.call('HSET', job_key(base, id), 'deliveries', before + #urls)
   for i, url in ipairs(urls) do
