@@ -76,6 +76,12 @@ class Job(Generic[R]):
         if self.run.stopping:
             self.delivery.cancel()
 
+    def let_go(self) -> None:
+        """It is over. What it holds refers back to it: without that, it is all freed now, and not when the collector
+        comes by."""
+        self.delivery.cancel()
+        del self.delivery, self.run
+
     def wake(self) -> None:
         """The run is to stop, and may wait for room."""
         if self._window is not None:

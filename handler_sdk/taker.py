@@ -250,7 +250,7 @@ class Taker:
             if report is not None and await report:
                 text = outcome.summary
         finally:
-            job.delivery.cancel()
+            job.let_go()
             del self._jobs[job.attempt], self._delivering[job.attempt]
             if takes_room:
                 self._make_room()
