@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ctypes
 import functools
-import gc
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
-from . import logs
+from . import logs, memory
 from .access.access import configured_keys
 from .access.addresses import Addresses
 from .access.audit import Audit
@@ -297,11 +296,8 @@ def configuration(app: object, settings: Settings, seconds_to_drain: int) -> Con
 
 
 def make_app(settings: Settings) -> ASGIApp:
-    """The app for a process of its own. What is loaded by now stays, so the garbage collector need not look at it; and
-    with its usual limits it runs for every few requests under way, and takes them for long-lived."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    """The app for a process of its own."""
+    memory.settle_in()
     return for_browsers(App(settings), settings)
 
 

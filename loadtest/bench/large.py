@@ -32,7 +32,7 @@ def _large(tree: Tree) -> Iterator[Round]:
                 "large-blocked": Figures(observed.longest * 1000, BLOCKED_MS),
             }
 
-        before = resident_bytes(deployed.gateway)
+        before = resident_bytes(deployed.gateway)  # the gateway keeps a part of what it had for a large job
         _run_whole(deployed, body)
         yield once
 

@@ -1,6 +1,7 @@
 """Asks a server for nothing much, again and again, until its standard input ends; prints the longest wait in seconds.
 
-A process of its own: in that of another client, it would wait for that one too.
+A process of its own: in that of another client, it would wait for that one too. The time for which it was ready to run
+and another process had its processor is not the server's, and does not count.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from .environment import HERE
@@ -49,13 +51,19 @@ def _observe(url: str) -> float:
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     longest = 0.0
     while not over.is_set():
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), _seconds_ready()
         connection.request("GET", "/")
         connection.getresponse().read()
         if longest == 0.0:
             print("ready", flush=True)
-        longest = max(longest, time.perf_counter() - began)
+        longest = max(longest, time.perf_counter() - began - (_seconds_ready() - waited))
     return longest
+
+
+def _seconds_ready() -> float:
+    """For how long this thread has waited for a processor since it began:
+    https://docs.kernel.org/scheduler/sched-stats.html"""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 if __name__ == "__main__":
