@@ -1,3 +1,4 @@
+import ctypes.util
 import os
 import signal
 import subprocess
@@ -38,6 +39,14 @@ def running(data: Path) -> Iterator[EmbeddedStore]:
         yield store
     finally:
         store.stop()
+
+
+def test_has_an_allocator_of_its_own_where_one_is_installed(tmp_path: Path) -> None:
+    library = ctypes.util.find_library("jemalloc")
+    if library is None:
+        pytest.skip("jemalloc is not installed")
+    with running(tmp_path) as store:
+        assert f"/{library}\n" in Path(f"/proc/{store.pid}/maps").read_text()
 
 
 def alive(pid: int) -> bool:

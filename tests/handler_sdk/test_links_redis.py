@@ -7,7 +7,7 @@ import pytest
 
 from handler_sdk.links import Attempt, TakenJob
 
-from .conftest import Gateway, Jobs, Store
+from .conftest import BASE, Gateway, Jobs, Store
 from .ends import blocked, joined, nothing, one, take
 
 pytestmark = pytest.mark.only_over("redis")
@@ -18,7 +18,9 @@ class TestTake:
         async with joined(gateway) as (link, _), asyncio.timeout(2.5):
             assert await take(link, one) == []
 
-    async def test_while_more_jobs_wait_they_come_a_few_at_a_time(self, gateway: Gateway, jobs: Jobs) -> None:
+    async def test_while_more_jobs_wait_they_come_a_few_at_a_time(
+        self, gateway: Gateway, jobs: Jobs, store: Store
+    ) -> None:
         submitted = [await asyncio.to_thread(jobs.submit) for _ in range(60)]
         begun: list[Attempt] = []
         at_each_step: list[int] = []
@@ -34,7 +36,9 @@ class TestTake:
             await link.take(lambda: 20, lambda: begun, begin)  # all that run end at once, so there is room for the rest
             assert at_each_step[40:] == [56] * 16 + [60] * 4
             assert [attempt.job for attempt in begun] == submitted
-            last = await asyncio.to_thread(jobs.submit)  # the rest of the room is an offer to the store
+            # All of the room is offered; four of the twenty were on their way when that was said.
+            assert store.client.hget(f"{BASE}:worker:{link.worker}", "free") == "16"
+            last = await asyncio.to_thread(jobs.submit)
             async with asyncio.timeout(5):
                 while len(begun) == len(submitted):
                     await link.take(lambda: 10, lambda: begun, begin)

@@ -84,6 +84,34 @@ handler_sdk.start({"handler": handler})
         many = [jobs.submit() for _ in range(20)]
         assert {jobs.wait(job)["output"] for job in many} == {"[1,true]"}
 
+    def test_are_freed_when_they_are_over(self, start_worker: StartWorker, jobs: Jobs) -> None:
+        """Also while the garbage collector does not come by."""
+        start_worker("""
+import gc
+import handler_sdk
+gc.disable()
+async def handler(job):
+    return sum(type(each).__name__ in ("Job", "Run", "Delivery") for each in gc.get_objects())
+handler_sdk.start({"handler": handler})
+""")
+        first, *others = [jobs.run() for _ in range(6)]
+        assert first == 3
+        assert max(others) <= 6, "this one, and the one before, which may not be delivered yet"
+
+    def test_have_a_process_whose_own_modules_the_garbage_collector_leaves_alone(
+        self, start_worker: StartWorker, jobs: Jobs
+    ) -> None:
+        start_worker("""
+import gc, sys
+import handler_sdk
+class OfTheAuthor: pass
+def handler(job):
+    looked_at = {id(each) for each in gc.get_objects()}
+    return [id(vars(sys.modules["redis.asyncio"])) in looked_at, id(OfTheAuthor) in looked_at]
+handler_sdk.start({"handler": handler})
+""")
+        assert jobs.run() == [False, True]
+
     @pytest.mark.parametrize("head", ["def", "async def"])
     def test_that_stream_deliver_all_chunks_in_order(self, head: str, start_worker: StartWorker, jobs: Jobs) -> None:
         start_worker(f"""
