@@ -238,7 +238,7 @@ def _named(setup: Setup) -> str:
 def _shown(found: dict[Setup, dict[str, Taken]]) -> Iterator[str]:
     """A line for each setup and operation. model: its limit, by the costs of the first setup."""
     columns = ("rate", "model", *Costs._fields, "sending", "busy")
-    yield " " * 42 + "".join(f"{column:>9}" for column in columns)
+    yield " " * 44 + "".join(f"{column:>9}" for column in columns)
     first = next(iter(found.values()))
     for operation in OPERATIONS:
         costs, sending = first[operation.name].costs, first[operation.name].sending
@@ -249,7 +249,7 @@ def _shown(found: dict[Setup, dict[str, Taken]]) -> Iterator[str]:
             figures = "".join(
                 f"{figure:9.2f}" for figure in (taken.rate, model, *taken.costs, taken.sending, taken.busy)
             )
-            yield f"{operation.name:22}{_named(setup):20}{figures}"
+            yield f"{operation.name:24}{_named(setup):20}{figures}"
 
 
 def _predicted(found: dict[Setup, dict[str, Taken]], processors: int) -> Iterator[str]:
