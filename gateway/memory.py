@@ -21,8 +21,9 @@ def settle_in() -> None:
     under way, and takes them for long-lived.
 
     The memory of a large payload is used for the next one. With glibc's own limits it is given back, and to write into
-    fresh pages takes ten times as long: 4 ms for 10 MB, in which no other request is served. Other C libraries have no
-    such limits: https://man7.org/linux/man-pages/man3/mallopt.3.html
+    fresh pages takes ten times as long: 4 ms for 10 MB, in which no other request is served. The price: many large
+    payloads at once leave gaps in the heap, which are filled by the next ones and are not given back. Other C libraries
+    have no such limits: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     gc.collect()
     gc.freeze()

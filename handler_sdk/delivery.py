@@ -88,6 +88,7 @@ class Delivery:
         self._is_last = True
         if self._progress is not None:
             self._progress.end()
+            self._progress = None
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return begin_task(work, self._tasks)

@@ -43,8 +43,8 @@ def running(data: Path) -> Iterator[EmbeddedStore]:
 
 def test_has_an_allocator_of_its_own_where_one_is_installed(tmp_path: Path) -> None:
     library = ctypes.util.find_library("jemalloc")
-    if library is None:
-        pytest.skip("jemalloc is not installed")
+    if library is None or sys.platform != "linux":
+        pytest.skip("jemalloc is not installed, or what a process has loaded cannot be seen")
     with running(tmp_path) as store:
         assert f"/{library}\n" in Path(f"/proc/{store.pid}/maps").read_text()
 

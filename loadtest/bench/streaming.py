@@ -58,14 +58,14 @@ def _paced(tree: Tree) -> Iterator[Round]:
             await asyncio.sleep(seconds)
             return (await sse.through_job(deployed, PER_SECOND * SECONDS, 1 / PER_SECOND)).delays
 
-        async def all_at_once() -> list[float]:
+        async def all_of_them() -> list[float]:
             # They begin one after the other within a second, as clients that know nothing of each other: not all of
             # them have a chunk at the same moment, 20 times a second.
             found = await asyncio.gather(*(beginning_after(number / STREAMS) for number in range(STREAMS)))
             return [delay for delays in found for delay in delays]
 
         def once() -> dict[str, Figures]:
-            delays = sorted(uvloop.run(all_at_once()))
+            delays = sorted(uvloop.run(all_of_them()))
             return {"paced": Figures(delays[len(delays) * 99 // 100] * 1000, DELAY_MS)}
 
         yield once

@@ -3,9 +3,10 @@
 -- Entries that are read in one step.
 local MOST_AT_ONCE = 200
 
--- Begins the attempt of a taken entry, save that it adds to the sorted sets. Returns what the worker needs, or nil when the entry is a leftover: {id, attempt,
--- timeout ms, input, request, size = bytes of the two}. Without the input when the job is too large for a message, and is
--- to be fetched.
+-- Begins the attempt of a taken entry. What belongs into the sorted sets of these names goes into `lifetimes` and
+-- `timeouts`, for the caller to add: one command for all is cheaper. Returns what the worker needs, or nil when the entry
+-- is a leftover: {id, attempt, timeout ms, input, request, size = bytes of the two}. Without the input when the job is too
+-- large for a message, and is to be fetched.
 local function begin(base, queue, item, worker, at, lifetimes, timeouts)
   local entry, id = item[1], id_at(item)
   local key = job_key(base, id)

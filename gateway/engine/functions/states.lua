@@ -115,8 +115,8 @@ local function limit_waiting(base, id, policy, at)
   if policy and policy.pending > 0 then redis.call('ZADD', base .. ':timeouts', at + policy.pending, id) end
 end
 
--- What every transition needs to know of a job. What only some do, they load themselves.
-local HELD = {'state', 'queue', 'entry', 'attempt', 'tries', 'worker', 'retention', 'watchers', 'chunks', 'place', 'webhooks',
+-- What every transition needs to know of a job, besides its state. What only some do, they load themselves.
+local HELD = {'queue', 'entry', 'attempt', 'tries', 'worker', 'retention', 'watchers', 'chunks', 'place', 'webhooks',
   'policy'}
 
 -- For whoever changes the job: it is open then.
