@@ -3,8 +3,10 @@
 Each can be stopped, killed, frozen and started again with its data, and none outlives the tests.
 """
 
+import contextlib
 import functools
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -201,10 +203,25 @@ def _inside(package: str, path: str) -> str | None:
     return str(Path(spec.origin).parent / path) if spec and spec.origin else None
 
 
+PORTS = range(10_000, 22_000)
+CLUSTER_BUS = 10_000
+"""The port of a cluster's bus is so much higher than the node's, unless it is set."""
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return cast(int, listener.getsockname()[1])
+    """A port for a server, and for a cluster's bus. It is none of those that the system gives to connections: one of
+    them could have it by the time that the server begins, or begins again."""
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        if is_free(port) and is_free(port + CLUSTER_BUS):
+            return port
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as listener, contextlib.suppress(OSError):
+        listener.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = SECONDS_TO_START) -> None:

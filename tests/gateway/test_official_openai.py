@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from ..handler_sdk.conftest import ROOT
+from ..stores import free_port
 from .processes import Dev, listens
 from .upstream import KEY
 from .waiting import eventually, eventually_true
@@ -20,12 +20,6 @@ from .waiting import eventually, eventually_true
 EXAMPLE = ROOT / "handler_sdk/examples/openai_proxy.py"
 MESSAGES: Any = [{"role": "user", "content": "zażółć gęślą jaźń 🦊"}]
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Deployment:

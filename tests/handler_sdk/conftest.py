@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from gateway.store import LIBRARY as LIBRARY_NAME
 from gateway.store import LIBRARY_SOURCE
 
 from ..gateway import processes
+from ..stores import free_port
 from .proxy import Forward, Message, Proxy, reply
 
 ROOT = Path(__file__).parents[2]
@@ -50,16 +50,6 @@ def eventually(look: Callable[[], T], seconds: float = 10.0) -> T:
             raise AssertionError(f"not within {seconds} s")
         time.sleep(0.01)
     return found
-
-
-def free_port() -> int:
-    """A port that leaves room for that of a cluster's bus, which is 10,000 higher."""
-    while True:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            port: int = taken.getsockname()[1]
-        if port <= 50000:
-            return port
 
 
 class Store:

@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from ..faults.proxy import Proxy as StoreLine
-from .conftest import Gateway, Jobs, StartWorker, free_port
+from ..stores import free_port
+from .conftest import Gateway, Jobs, StartWorker
 from .test_worker import ECHO, OBEDIENT
 
 pytestmark = pytest.mark.only_over("http")
