@@ -8,7 +8,7 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 
 MOST_REUSED = 32 * 1024 * 1024
-"""Bytes. What is larger gets memory of its own; glibc knows no higher limit."""
+"""Bytes. What is larger gets memory of its own, which is given back at once."""
 
 MOST_KEPT = 64 * 1024 * 1024
 """Bytes at the end of the heap that are kept, though nothing is in them."""

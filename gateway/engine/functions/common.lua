@@ -116,7 +116,7 @@ local function queue_key(base, queue) return base .. ':queue:' .. queue end
 local function job_key(base, id) return base .. ':job:' .. id end
 local function chunks_key(base, id) return base .. ':chunks:' .. id end
 
--- Loads fields of a hash into a table. Each costs the store about as much as a short command.
+-- Loads fields of a hash into a table. Each costs the store half as much as a short command.
 local function load_into(job, key, ...)
   local values = redis.call('HMGET', key, ...)
   for i, name in ipairs({...}) do job[name] = values[i] end
