@@ -41,7 +41,13 @@ def worker(served: tuple[Endpoint, SdkWorker]) -> SdkWorker:
 async def test_it_is_the_version_that_it_should_be(target: Target, worker: SdkWorker, sdk: Sdk) -> None:
     assert (await final(target, 1))["output"] == 1
     assert worker.starts == [sdk.version]
-    (listed,) = (await target.get("/workers")).json()["workers"]
+
+    async def pinged() -> Any:
+        """What the list says of the worker, once that has pinged."""
+        (listed,) = (await target.get("/workers")).json()["workers"]
+        return listed["sdk"] and listed
+
+    listed = await eventually(pinged)
     assert (listed["id"], listed["sdk"], listed["gpu"], listed["link"]) == (
         "w1", f"runpod {sdk.version}", "NVIDIA X", "http",
     )  # fmt: skip
