@@ -5,7 +5,7 @@ import sys
 import pytest
 
 FAULTS = """
-import ctypes, resource, sys
+import resource, sys
 from gateway import memory
 if sys.argv[1] == "settled":
     memory.settle_in()

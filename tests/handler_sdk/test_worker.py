@@ -91,6 +91,7 @@ import gc
 import handler_sdk
 gc.disable()
 async def handler(job):
+    handler_sdk.progress_update(job, "half")
     return sum(type(each).__name__ in ("Job", "Run", "Delivery") for each in gc.get_objects())
 handler_sdk.start({"handler": handler})
 """)
