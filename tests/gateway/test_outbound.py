@@ -18,6 +18,7 @@ from gateway import lookups, outbound
 from gateway.errors import BadRequest, StartupError
 from gateway.outbound import Failed, Outbound
 
+from ..stores import free_port
 from .receivers import (
     Authority,
     Behaviour,
@@ -173,9 +174,10 @@ def test_an_entry_that_cannot_be_ends_the_start() -> None:
 @asynccontextmanager
 async def both_addresses() -> AsyncIterator[tuple[Receiver, Receiver]]:
     """Receivers at 127.0.0.2 and 127.0.0.1, at one port."""
+    port = free_port()
     async with (
-        receiving(answering("200 OK"), "127.0.0.2") as second,
-        receiving(answering("200 OK"), port=second.port) as first,
+        receiving(answering("200 OK"), "127.0.0.2", port) as second,
+        receiving(answering("200 OK"), "127.0.0.1", port) as first,
     ):
         yield second, first
 
@@ -203,7 +205,7 @@ async def test_of_several_addresses_only_those_are_tried_that_are_allowed(names:
 
 
 async def test_the_next_address_is_tried_when_one_refuses_or_does_not_answer(client: Outbound, names: Names) -> None:
-    async with receiving(answering("200 OK"), "127.0.0.3") as receiver:
+    async with receiving(answering("200 OK"), "127.0.0.3", free_port()) as receiver:
         with not_accepting("127.0.0.2", receiver.port):
             names.answers["many.example"] = [["127.0.0.1", "127.0.0.2", "127.0.0.3"]]
             assert await client.post(f"http://many.example:{receiver.port}/", {}, b"", 2.0) == 200
