@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from ..stores import free_port
 from .waiting import SECONDS
 
 HANG = 0
@@ -40,17 +41,16 @@ class Receiver:
         self._news = asyncio.Condition()
         self._let_go = asyncio.Event()
         self._runner: web.AppRunner | None = None
-        self.port = 0
+        self.port = free_port()
 
     async def start(self) -> None:
-        """Listens, at the same port as before if there was one."""
+        """Listens, at the same port each time."""
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """Listens no more; nobody can connect."""
