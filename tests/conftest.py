@@ -67,8 +67,9 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Running:
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A store that belongs to the test alone, to be stopped, killed and filled as it likes."""
-    server = Server(tmp_path / "store", valkey())
+    """A store that belongs to the test alone, to be stopped, killed and filled as it likes. What it has answered is on
+    the disk, which it might put off otherwise while the disk is busy."""
+    server = Server(tmp_path / "store", valkey(), appendfsync="always")
     server.start()
     yield server
     server.stop()

@@ -24,8 +24,9 @@ MOST_GROWTH = READERS * (MOST_WAITING_BYTES + 512 * 1024)
 store, the buffer of its connection and its tasks. The stream is nearly three times as long, so a gateway that keeps the
 whole of it for each reader is over this."""
 
-LONGEST_WAIT = 2.0
-"""Seconds that another client of the same gateway may wait meanwhile, on a machine with other things to do."""
+LONGEST_WAIT = 5.0
+"""Seconds that another client of the same gateway may wait meanwhile, on a machine with other things to do. A gateway
+that waited for the readers would have it wait for as long as they do not read."""
 
 
 class SlowReader:

@@ -927,7 +927,7 @@ handler_sdk.start({"handler": handler})
 
 class TestStoreOutage:
     def test_delivers_the_result_when_the_store_is_back(self, tmp_path: Path) -> None:
-        store = Store(tmp_path)
+        store = Store(tmp_path, "--appendfsync", "always")
         store.prepare()
         gateway = Gateway(store)
         jobs = Jobs(store)
