@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,10 +41,21 @@ def main() -> None:
     chosen = _chosen(given.only)
     with _trees(given.base) as trees:
         outcomes: list[Outcome] = []
-        for measurement in chosen:
-            outcomes += _taken(measurement, list(trees.values()), given.rounds)
-    print(shown(outcomes))
-    write(outcomes, list(trees), given.json)
+        failed: list[str] = []
+        try:
+            for measurement in chosen:
+                try:
+                    outcomes += _taken(measurement, list(trees.values()), given.rounds)
+                except Exception:
+                    traceback.print_exc()
+                    say(f"{measurement.name} failed, as said above; the others go on")
+                    failed.append(measurement.name)
+        finally:  # also when it is interrupted
+            if outcomes:
+                print(shown(outcomes))
+                write(outcomes, list(trees), given.json)
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 def _chosen(names: str) -> list[Measurement]:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from loadtest.bench import __main__ as bench
 from loadtest.bench import table
 from loadtest.bench.__main__ import MEASUREMENTS, _chosen
 from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
@@ -74,6 +76,22 @@ def test_the_table_says_what_was_reached_and_what_has_changed(tmp_path: Path) ->
     assert written["revisions"] == ["new", "old"]
     assert written["rows"][0]["results"][0]["rounds"] == [[4000, 10_000], [4400, 10_000]]
     assert written["rows"][0]["met"] is False
+
+
+def test_one_that_fails_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = measurement([], {bench.HERE.name: [Figures(6, 10), Figures(8, 10)]})
+    bad = replace(measurement([], {bench.HERE.name: []}), name="bad")
+    monkeypatch.setattr(bench, "MEASUREMENTS", [bad, good])
+    file = tmp_path / "bench.json"
+    monkeypatch.setattr("sys.argv", ["bench", "--rounds", "2", "--json", str(file)])
+    with pytest.raises(SystemExit, match="not measured: bad"):
+        bench.main()
+    told = capsys.readouterr()
+    assert "StopIteration" in told.err
+    assert told.out.split()[-4:] == ["0.7", "≥", "0.5", "met"]
+    assert [row["name"] for row in json.loads(file.read_text())["rows"]] == ["row"]
 
 
 def test_each_row_has_a_name_of_its_own() -> None:
