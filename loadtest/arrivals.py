@@ -15,7 +15,7 @@ def times(plan: Plan) -> Iterator[float]:
         if plan.arrivals == "poisson":
             yield from _poisson(generator, rate, begin, end)
         elif plan.arrivals == "burst":
-            yield from _bursts(rate, plan.period, begin, end)
+            yield from _bursts(rate, plan.period, plan.warm_up, end)
         else:
             yield from _constant(rate, begin, end)
         begin = end
@@ -34,8 +34,9 @@ def _poisson(generator: random.Random, rate: float, begin: float, end: float) ->
         yield at
 
 
-def _bursts(rate: float, period: float, begin: float, end: float) -> Iterator[float]:
-    number = 0
-    while (at := begin + number * period) < end:
-        yield from [at] * max(1, round(rate * period))
+def _bursts(rate: float, period: float, warm_up: float, end: float) -> Iterator[float]:
+    """One comes when the warm-up ends. Where no whole number makes the rate, some have one operation more."""
+    number = -int(warm_up / period)
+    while (at := warm_up + number * period) < end:
+        yield from [max(0.0, at)] * (round((number + 1) * rate * period) - round(number * rate * period))
         number += 1

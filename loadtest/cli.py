@@ -70,6 +70,8 @@ def load(
     """Does a test, and says and writes what came of it."""
     from . import conduct, inputs, key, preflight, results, terminal
 
+    if json_file is not None and json_file == html:
+        raise click.UsageError("--json and --html name the same file")
     values = inputs.load(given_input, plan.operation)
     secret = key.find(plan.url, key_file, os.environ)
     server = preflight.check(plan, secret)
@@ -77,11 +79,15 @@ def load(
         click.echo("runlane-load: no worker of the endpoint is ready; jobs will wait for one", err=True)
     with terminal.progress(plan, quiet) as progress:
         found = conduct.conduct(plan, values, secret, server, progress.show)
-    if json_file is not None:
-        results.write(found, json_file)
     terminal.summarize(found)
-    if html is not None:
-        _write_page(found, html)
+    try:
+        if json_file is not None:
+            results.write(found, json_file)
+    finally:
+        if html is not None:
+            _write_page(found, html)
+    if found.generator.lost:
+        raise NotUsable("not all of the load was generated, as said above")
     _exit(threshold.missed(found) for threshold in fail_if)
 
 

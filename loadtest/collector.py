@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from .bottleneck import BUSY
 from .histogram import Histogram
 from .plan import Plan
 from .recorder import Window
@@ -42,6 +43,15 @@ class Tally:
         for name, encoded in window.histograms.items():
             self.histograms.setdefault(name, Histogram()).add(encoded)
 
+    def merge(self, other: "Tally") -> None:
+        """Adds what another one has."""
+        for name in ("offered", "sent", "succeeded", "abandoned", "open"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors.update(other.errors)
+        self.counts.update(other.counts)
+        for name, histogram in other.histograms.items():
+            self.histograms.setdefault(name, Histogram()).merge(histogram)
+
     def second(self, number: int) -> Second:
         """As it stands in the results."""
         return Second(
@@ -71,6 +81,8 @@ class Collector:
         self.total = Tally()
         self.parts = {part: Tally() for part in parts}
         self.busiest = 0.0
+        """The processor's share that a process had in a second, at most."""
+        self._busy = self._windows = 0
         self._within = Tally()
         self._duration = plan.measured
         self._open: dict[int, Tally] = {}
@@ -102,6 +114,13 @@ class Collector:
         self._examples = window.examples | self._examples
         self._retry_after = max(self._retry_after, window.retry_after)
         self.busiest = max(self.busiest, window.busy)
+        self._busy += window.busy > BUSY
+        self._windows += 1
+
+    @property
+    def busy_share(self) -> float:
+        """Of all seconds of all processes, how many were busy ones, 0 to 1."""
+        return self._busy / max(1, self._windows)
 
     def totals(self, elapsed: float) -> Totals:
         """Sums of all. `elapsed`: for how many seconds operations were sent that count."""

@@ -53,6 +53,8 @@ Look = Callable[[Second], float | None]
 def _metrics(*results: Results) -> Iterator[tuple[str, Look]]:
     yield "throughput", lambda second: second.succeeded
     yield "errors", _error_share
+    if any(each.ramp is not None for each in results):
+        yield "knee", lambda _: None
     present = {name for each in results for name in each.timings}
     for timing in TIMINGS:
         if timing in present and timing not in (LAG, LATE):

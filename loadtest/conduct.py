@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -13,12 +13,14 @@ import handler_sdk
 
 from . import ramp
 from .bottleneck import reasons
-from .collector import Collector
+from .collector import Collector, Tally
 from .fleet import Fleet
 from .plan import Plan
-from .results import Drift, Generator, Ramp, Results, Second, Server
+from .results import Drift, Generator, Part, Ramp, Results, Second, Server
 
-QUARTERS = 4
+BLOCKS = 16
+"""A soak is summed up in so many parts. The first quarter of those that were complete at its end, however it ended, is
+compared with the last one."""
 
 
 class Interruption:
@@ -56,26 +58,28 @@ def conduct(
     """
     interruption = Interruption()
     collector = Collector(plan, _parts(plan))
+    due = ramp.due(plan)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with interruption.heeded(), Fleet(plan, inputs, key) as fleet:
+    with Fleet(plan, inputs, key) as fleet:
         fleet.begin()
-        for reports in fleet.windows():
-            seconds = [second for process, window in reports for second in collector.add(process, window)]
-            for second in seconds:
-                show(second)
-            if interruption.came or (seconds and plan.ramp and _ramp(plan, collector).reached):
-                fleet.stop()
+        with interruption.heeded():
+            for reports in fleet.windows():
+                seconds = [second for process, window in reports for second in collector.add(process, window)]
+                for second in seconds:
+                    show(second)
+                if interruption.came or (seconds and plan.ramp and _ramp(plan, collector, due).reached):
+                    fleet.stop()
     stopped = fleet.stopped_at or math.inf
     totals = collector.totals(min(plan.measured, stopped - fleet.began - plan.warm_up))
     timings = collector.timings()
     found = Generator(
         version=handler_sdk.__version__, processors=os.cpu_count() or 1, busy=round(collector.busiest, 3),
-        bottleneck=reasons(timings, collector.busiest),
+        bottleneck=reasons(timings, collector.busy_share), lost=fleet.lost,
     )  # fmt: skip
     return Results(
         started_at=started_at, interrupted=interruption.came, parameters=plan, server=server, totals=totals,
         timings=timings, errors=collector.errors(), series=collector.seconds, generator=found,
-        ramp=_ramp(plan, collector) if plan.ramp else None, drift=_drift(plan, collector),
+        ramp=_ramp(plan, collector, due) if plan.ramp else None, drift=_drift(plan, collector),
     )  # fmt: skip
 
 
@@ -84,16 +88,27 @@ def _parts(plan: Plan) -> list[range]:
         return ramp.parts(plan)
     if plan.scenario != "soak":
         return []
-    quarter = max(1, round(plan.duration) // QUARTERS)
-    return [range(quarter), range(round(plan.duration) - quarter, round(plan.duration))]
+    seconds = round(plan.duration)
+    blocks = min(BLOCKS, seconds)
+    return [range(number * seconds // blocks, (number + 1) * seconds // blocks) for number in range(blocks)]
 
 
-def _ramp(plan: Plan, collector: Collector) -> Ramp:
-    return ramp.judge(plan, collector.parts, len(collector.seconds))
+def _ramp(plan: Plan, collector: Collector, due: Sequence[float]) -> Ramp:
+    return ramp.judge(plan, collector.parts, due, len(collector.seconds))
 
 
 def _drift(plan: Plan, collector: Collector) -> Drift | None:
-    if plan.scenario != "soak" or len(collector.seconds) < round(plan.duration):
+    """None when there was too little to compare."""
+    if plan.scenario != "soak":
         return None
-    first, last = (tally.part(seconds.start, len(seconds)) for seconds, tally in collector.parts.items())
-    return Drift(first=first, last=last)
+    blocks = [(seconds, tally) for seconds, tally in collector.parts.items() if seconds.stop <= len(collector.seconds)]
+    quarter = max(1, len(blocks) // 4)
+    return Drift(first=_together(blocks[:quarter]), last=_together(blocks[-quarter:])) if len(blocks) > 1 else None
+
+
+def _together(blocks: Sequence[tuple[range, Tally]]) -> Part:
+    total = Tally()
+    for _, tally in blocks:
+        total.merge(tally)
+    begin, end = blocks[0][0].start, blocks[-1][0].stop
+    return total.part(begin, end - begin)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from .errors import CONNECTION, INVALID, JOB_STATES, REFUSED, RESET, Failed, of_status
@@ -16,6 +17,7 @@ from .recorder import Trial
 from .timings import DELAY, EXECUTION
 
 LONGEST_LINE = 2**20
+LONGEST_RETRY_AFTER = 1e9
 FINAL = frozenset({"COMPLETED", *JOB_STATES})
 
 Decoded = TypeVar("Decoded")
@@ -108,7 +110,7 @@ class Endpoint:
             raise Failed(kind, str(error)) from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
             raise Failed(RESET, str(error)) from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, HttpProcessingError) as error:
             raise Failed(INVALID, f"{type(error).__name__}: {error}") from None
 
     @staticmethod
@@ -117,7 +119,7 @@ class Endpoint:
         try:
             return decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is one
-            raise Failed(INVALID, f"{error}: {content[:100].decode(errors='replace')}") from None
+            raise Failed(INVALID, f"{error}: {content[:LONGEST_LINE].decode(errors='replace')}") from None
 
     def _at(self, path: str) -> URL:
         if path.count("/") > 1:  # has a job's id in it
@@ -143,8 +145,8 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     """In seconds: RFC 9110, section 10.2.3, has it as a number or as a date."""
     given = response.headers.get("Retry-After", "")
     if given.isascii() and given.isdigit():
-        return float(given)
+        return min(LONGEST_RETRY_AFTER, float(given))
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

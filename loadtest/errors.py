@@ -11,6 +11,7 @@ RESET = "reset"
 CONNECTION = "connection"
 INVALID = "invalid"
 UNFINISHED = "unfinished"
+FAULT = "fault"
 JOB_STATES = {"FAILED": "job_failed", "TIMED_OUT": "job_timed_out", "CANCELLED": "job_cancelled"}
 
 MEANINGS = {
@@ -21,6 +22,7 @@ MEANINGS = {
     CONNECTION: "no connection for another reason: name, network, TLS",
     INVALID: "a 2xx that is not what it should be: no JSON, no id, a stream without its end",
     UNFINISHED: "the job was accepted and not final within --timeout",
+    FAULT: "an answer that this tool did not expect: a fault of its own, to be reported",
     "job_failed": "the job ended as FAILED",
     "job_timed_out": "the job ended as TIMED_OUT",
     "job_cancelled": "the job ended as CANCELLED",
@@ -39,15 +41,20 @@ class Failed(Exception):
 
     Args:
         kind: its class.
-        example: what the server said, as it came.
+        example: what the server said, as it came; a key may be in it.
         retry_after: seconds that a 429 says to wait, or None.
     """
 
     def __init__(self, kind: str, example: str = "", retry_after: float | None = None) -> None:
         super().__init__(kind)
         self.kind = kind
-        self.example = example[:LONGEST_EXAMPLE]
+        self.example = example
         self.retry_after = retry_after
+
+    def told(self, key: str | None) -> "Failed":
+        """As it can be shown: short, and without the key."""
+        self.example = (self.example.replace(key, "***") if key else self.example)[:LONGEST_EXAMPLE]
+        return self
 
 
 def of_status(status: int) -> str:

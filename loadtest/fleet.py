@@ -1,5 +1,6 @@
 """The processes that generate the load."""
 
+import contextlib
 import multiprocessing
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import Self
 import msgspec
 
 from .errors import NotUsable
-from .generator import Done, Ready, Report, Unusable, main
+from .generator import Ready, Report, Unusable, main
 from .plan import Assignment, Begin, Order, Plan, Stop
 from .recorder import Window
 
@@ -31,26 +32,36 @@ class Fleet:
         """When the load begins, on the monotonic clock."""
         self.stopped_at: float | None = None
         """When it was broken off."""
+        self.lost = 0
+        """How many of the processes have ended before their time: killed, or by a fault of theirs."""
         self._pipes: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         context = multiprocessing.get_context("spawn")
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which they inherit: a Ctrl-C is for us
+        signals = (signal.SIGINT, signal.SIGTERM)  # for us; they inherit that they are ignored
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
         try:
             for index in range(plan.processes):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=main, args=(theirs,), daemon=True)
                 process.start()
                 theirs.close()
-                ours.send_bytes(msgspec.json.encode(Assignment(plan, inputs, key, index)))
                 self._pipes.append(ours)
                 self._processes.append(process)
+                self._send(ours, Assignment(plan, inputs, key, index))
+        except BaseException:
+            self._end()
+            raise
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -69,7 +80,8 @@ class Fleet:
             report = self._receive(pipe)
             if isinstance(report, Unusable):
                 raise NotUsable(f"the server refuses a job: {report.reason}")
-            assert isinstance(report, Ready)
+            if not isinstance(report, Ready):
+                raise NotUsable("a process that was to generate load has ended; see above, or was it killed?")
         self.began = time.monotonic() + SECONDS_BEFORE_BEGIN
         self._order(Begin(self.began))
 
@@ -80,11 +92,7 @@ class Fleet:
             self._order(Stop())
 
     def windows(self) -> Iterator[list[tuple[int, Window | None]]]:
-        """What they tell, as it comes: which process, and a window, or None behind its last one. Also [] now and then.
-
-        Raises:
-            RuntimeError: one has ended by a fault in this program.
-        """
+        """What they tell, as it comes: which process, and a window, or None behind its last one; [] now and then."""
         running = {pipe: index for index, pipe in enumerate(self._pipes)}
         while running:
             found: list[tuple[int, Window | None]] = []
@@ -93,16 +101,22 @@ class Fleet:
                 report = self._receive(pipe)
                 if isinstance(report, Window):
                     found.append((running[pipe], report))
-                elif isinstance(report, Done):
+                else:
+                    self.lost += report is None
                     found.append((running.pop(pipe), None))
             yield found
 
-    def _receive(self, pipe: Connection) -> Report:
+    def _receive(self, pipe: Connection) -> Report | None:
+        """None when the process has ended without a word."""
         try:
             return _report.decode(pipe.recv_bytes())
-        except EOFError:
-            raise RuntimeError("a process that generated load has ended by itself; see above") from None
+        except (EOFError, OSError):
+            return None
 
     def _order(self, order: Order) -> None:
         for pipe in self._pipes:
-            pipe.send_bytes(msgspec.json.encode(order))
+            self._send(pipe, order)
+
+    def _send(self, pipe: Connection, message: Assignment | Order) -> None:
+        with contextlib.suppress(OSError):  # it has ended, which `_receive` will see
+            pipe.send_bytes(msgspec.json.encode(message))

@@ -15,7 +15,7 @@ import uvloop
 
 from .arrivals import times
 from .endpoint import Endpoint, open_session
-from .errors import NOT_SENT, TIMEOUT, UNFINISHED, Failed
+from .errors import FAULT, NOT_SENT, TIMEOUT, UNFINISHED, Failed
 from .plan import Assignment, Begin, Order, Stop
 from .recorder import Recorder, Trial, Window
 from .scenarios import OPERATIONS
@@ -56,12 +56,14 @@ _order = msgspec.json.Decoder(Order)
 
 def main(pipe: Connection) -> None:
     """Does what comes through the pipe: an assignment, then orders."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the process that gives the orders
+    for number in (signal.SIGINT, signal.SIGTERM):  # they are for the process that gives the orders
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    assignment = _assignment.decode(pipe.recv_bytes())
-    uvloop.run(Generator(assignment, pipe).run())
+    with contextlib.suppress(EOFError):  # that process has ended
+        assignment = _assignment.decode(pipe.recv_bytes())
+        uvloop.run(Generator(assignment, pipe).run())
 
 
 class Generator:
@@ -79,14 +81,9 @@ class Generator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._begin: asyncio.Future[float | None]
         self._stop = asyncio.Event()
-        self._failure: BaseException | None = None
 
     async def run(self) -> None:
-        """From the assignment to the end.
-
-        Raises:
-            Exception: a fault in this program.
-        """
+        """From the assignment to the end."""
         loop = asyncio.get_running_loop()
         self._begin = loop.create_future()
         loop.add_reader(self._pipe.fileno(), self._take_order)
@@ -94,9 +91,13 @@ class Generator:
             endpoint = Endpoint(session, self._plan.url)
             self._scenario = OPERATIONS[self._plan.operation](endpoint, self._assignment)
             try:
-                await self._scenario.prepare()
+                async with asyncio.timeout(self._plan.timeout):
+                    await self._scenario.prepare()
             except Failed as failure:
-                self._tell(Unusable(f"{failure.kind}: {self._without_key(failure).example}"))
+                self._tell(Unusable(f"{failure.kind}: {failure.told(self._assignment.key).example}"))
+                return
+            except TimeoutError:
+                self._tell(Unusable("it does not answer within --timeout"))
                 return
             self._tell(Ready())
             begin = await self._begin
@@ -137,8 +138,6 @@ class Generator:
             idle.cancel()
         stopped.cancel()
         await self._break_off()
-        if self._failure is not None:
-            raise self._failure
 
     async def _idle(self) -> None:
         """Ends when nothing is unfinished."""
@@ -192,38 +191,28 @@ class Generator:
 
     async def _perform(self, recorder: Recorder, intended: float) -> None:
         recorder.value(LATE, time.monotonic() - intended)
-        async with self._free:
-            await self._try(Trial(recorder, intended))
-
-    async def _try(self, trial: Trial) -> None:
-        recorder = trial.recorder
+        trial = Trial(recorder, intended)
         try:
-            async with asyncio.timeout(self._plan.timeout):
+            async with asyncio.timeout(self._plan.timeout), self._free:
+                if self._stop.is_set():
+                    recorder.window.abandoned += 1
+                    return
+                trial.send()
                 await self._scenario.perform(trial)
         except Failed as failure:
-            recorder.failed(self._without_key(failure))
+            recorder.failed(failure.told(self._assignment.key))
         except TimeoutError:
-            if not trial.accepted:
-                trial.answered()  # else the slowest would be missing among the latencies
+            trial.expired()
             recorder.failed(Failed(UNFINISHED if trial.accepted else TIMEOUT))
+        except Exception as fault:  # what a server answers is no reason to lose a test
+            recorder.failed(Failed(FAULT, repr(fault)).told(self._assignment.key))
         else:
             recorder.window.succeeded += 1
-
-    def _without_key(self, failure: Failed) -> Failed:
-        if self._assignment.key:
-            failure.example = failure.example.replace(self._assignment.key, "***")
-        return failure
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-            self._stop.set()
+        task.add_done_callback(self._tasks.discard)
 
     @contextlib.asynccontextmanager
     async def _telling(self) -> AsyncIterator[None]:
@@ -237,15 +226,19 @@ class Generator:
         self._tell(self._recorder.take(0))
 
     async def _tell_each_second(self) -> None:
+        warm = self._began + self._plan.warm_up
+        await _until(warm - BEFORE_A_SECOND)
+        self._recorder.start()
         for second in itertools.count(1):
-            await _until(self._began + self._plan.warm_up + second - BEFORE_A_SECOND)
+            await _until(warm + second - BEFORE_A_SECOND)
             self._tell(self._recorder.take(len(self._tasks)))
 
     async def _watch_the_loop(self) -> None:
         while True:
             before = time.monotonic()
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
-            self._recorder.value(LAG, time.monotonic() - before - SECONDS_BETWEEN_LOOKS)
+            now = time.monotonic()
+            self._recorder_at(now).value(LAG, now - before - SECONDS_BETWEEN_LOOKS)
 
 
 async def _until(at: float) -> None:

@@ -49,7 +49,11 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Adds a time."""
-        self._values.record_value(min(LONGEST_US, max(0, round(seconds * 1e6))))
+        self._values.record_value(round(min(LONGEST_US, max(0.0, seconds * 1e6))))
+
+    def merge(self, other: "Histogram") -> None:
+        """Adds those of another one."""
+        self._values.add(other._values)
 
     def add(self, encoded: str) -> None:
         """Adds those of an encoded histogram.

@@ -4,12 +4,14 @@
     export RUNLANE_URL=http://127.0.0.1:8000 RUNLANE_ENDPOINT=hello RUNLANE_API_KEY=rl_…
     locust -f loadtest/locustfile.py --users 50 --spawn-rate 10
 
-RUNLANE_LOAD_INPUT is the job's input, as JSON. The key is sent to RUNLANE_URL, or to what `--host` says.
+RUNLANE_LOAD_INPUT is the job's input, as JSON. The key is sent to RUNLANE_URL, or to what `--host` says; to RunPod goes
+RUNPOD_API_KEY alone.
 """
 
 import json
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from locust import FastHttpUser, between, task
 
@@ -25,7 +27,9 @@ class Client(FastHttpUser):
     def on_start(self) -> None:
         """Reads where to go, with what."""
         self.path = f"/v2/{os.environ.get('RUNLANE_ENDPOINT', 'hello')}"
-        key = os.environ.get("RUNLANE_API_KEY") or os.environ.get("RUNPOD_API_KEY")
+        key = os.environ.get("RUNPOD_API_KEY")
+        if not f".{urlsplit(self.host or '').hostname}".endswith(".runpod.ai"):
+            key = os.environ.get("RUNLANE_API_KEY") or key
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.body = {"input": json.loads(os.environ.get("RUNLANE_LOAD_INPUT", '{"prompt": "Hello"}'))}
 

@@ -4,13 +4,14 @@ import functools
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 import msgspec
+from click.core import ParameterSource
+from yarl import URL
 
 from gateway.durations import parse_duration
 
@@ -21,6 +22,7 @@ from .thresholds import Threshold, parse
 DEFAULT_RATE = 10.0
 RATE_OF_A_PROCESS = 3000
 CONNECTIONS_OF_A_PROCESS = 32
+BURST_OF_A_PROCESS = 100
 
 Command = Callable[..., Any]
 
@@ -46,6 +48,21 @@ class Seconds(click.ParamType[float]):
         if seconds < self._least:
             self.fail(f"{value!r} is shorter than {self._least:g}s", parameter, context)
         return seconds
+
+
+class Rate(click.ParamType[float]):
+    """Operations per second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        try:
+            rate = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number", parameter, context)
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!r} is no rate, which is more than 0", parameter, context)
+        return rate
 
 
 class Range(click.ParamType[tuple[float, float]]):
@@ -113,6 +130,8 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         folder = Path(value).parent
+        if not os.fspath(value):
+            self.fail("the name of the file is empty", parameter, context)
         if not os.access(folder, os.W_OK):
             self.fail(f"{folder} is no folder that can be written to", parameter, context)
         return super().convert(value, parameter, context)
@@ -120,10 +139,13 @@ class OutputFile(click.Path):
 
 def endpoint_url(_: click.Context, parameter: click.Parameter, value: str) -> str:
     """An endpoint's URL, without a slash at its end."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = URL(value)
+    except ValueError as error:
+        raise click.BadParameter(f"it is no URL: {error}", param=parameter) from None
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query_string or parts.fragment:
         raise click.BadParameter("it is not like https://HOST/v2/ENDPOINT", param=parameter)
-    if "@" in parts.netloc:
+    if parts.user is not None or parts.password is not None:
         raise click.BadParameter("it has a password in it; a key is given by RUNLANE_API_KEY or --key-file",
                                  param=parameter)  # fmt: skip
     return value.rstrip("/")
@@ -153,7 +175,7 @@ COMMON = (
 )  # fmt: skip
 
 RATE = (
-    click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N",
+    click.option("--rate", type=Rate(), metavar="N",
                  help=f"Open loop: so many operations a second.  [default: {DEFAULT_RATE:g}]"),
 )  # fmt: skip
 
@@ -206,20 +228,39 @@ def make_plan(
     Raises:
         click.UsageError: it does not go together.
     """
-    if given.get("rate") is not None and ramp_range is not None:
-        raise click.UsageError("--rate and --ramp do not go together")
+    _check_use(given, ramp_range is not None)
     if ramp_range is not None:
         given["ramp"] = ramp.rates(*ramp_range, steps)
     elif given.get("rate") is None and given.get("connections") is None:
         given["rate"] = DEFAULT_RATE
     plan = Plan(scenario=scenario, seed=random.randrange(2**32), **given)
     most = min(plan.most_open, plan.connections or plan.most_open)
-    return msgspec.structs.replace(plan, processes=min(most, processes or _processes(plan)))
+    return msgspec.structs.replace(plan, duration=plan.measured, processes=min(most, processes or _processes(plan)))
+
+
+def _check_use(given: Mapping[str, Any], is_ramp: bool) -> None:
+    """Raises UsageError when an option was given that would do nothing."""
+    is_closed = not is_ramp and given.get("rate") is None and given.get("connections") is not None
+    useless = {
+        "rate": "a --ramp has its own rates" if is_ramp else "",
+        "duration": "a --ramp takes as long as its --steps" if is_ramp else "",
+        "steps": "" if is_ramp else "it is for a --ramp",
+        "step": "" if is_ramp else "it is for a --ramp",
+        "knee_p99": "" if is_ramp else "it is for a --ramp",
+        "arrivals": "a closed loop has none: give a --rate" if is_closed else "",
+    }
+    context = click.get_current_context(silent=True)
+    for name, why in useless.items():
+        if why and context and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')}: {why}")
 
 
 def _processes(plan: Plan) -> int:
     """So many as the load needs, at most one for each processor."""
-    load = (
-        (plan.connections or 0) / CONNECTIONS_OF_A_PROCESS if plan.is_closed else plan.highest_rate / RATE_OF_A_PROCESS
-    )
+    if plan.is_closed:
+        load = (plan.connections or 0) / CONNECTIONS_OF_A_PROCESS
+    elif plan.arrivals == "burst":
+        load = plan.highest_rate * plan.period / BURST_OF_A_PROCESS
+    else:
+        load = plan.highest_rate / RATE_OF_A_PROCESS
     return min(os.cpu_count() or 1, max(1, math.ceil(load)))

@@ -64,7 +64,7 @@ async def _check_batch(url: str, endpoint: Endpoint) -> None:
 
 def _advice(failure: Failed, url: str, key: str | None) -> str:
     host = urlsplit(url).netloc
-    said = failure.example.replace(key, "***") if key else failure.example
+    said = failure.told(key).example
     if failure.kind == of_status(401):
         if key is None:
             return f"{host} wants a key: set RUNLANE_API_KEY (for RunPod, RUNPOD_API_KEY), or use --key-file ({said})"

@@ -48,10 +48,14 @@ class Recorder:
     def __init__(self) -> None:
         self._begin(0)
 
+    def start(self) -> None:
+        """From now on it is seen how busy the processor is."""
+        self._began, self._processor_began = time.monotonic(), time.process_time()
+
     def _begin(self, second: int) -> None:
         self.window = Window(second=second)
         self._histograms: dict[str, Histogram] = {}
-        self._began, self._processor_began = time.monotonic(), time.process_time()
+        self.start()
 
     def value(self, name: str, seconds: float) -> None:
         """Adds a time to one of `TIMINGS`."""
@@ -99,18 +103,33 @@ class Trial:
         """In a mixture: which of its operations this is."""
         self.accepted = False
         """Whether the server has taken a job."""
+        self.awaited = LATENCY
+        """Which of `TIMINGS` ends with what is waited for; "" for none."""
+        self._sent: float | None = None
+        self._intended = min(intended, time.monotonic())
+
+    def send(self) -> None:
+        """It is sent now."""
         self._sent = time.monotonic()
-        self._intended = min(intended, self._sent)
-        recorder.window.sent += 1
+        self.recorder.window.sent += 1
 
     def since_intended(self, name: str) -> None:
         """Something has come: adds how long it took to one of `TIMINGS`."""
         self.recorder.value(name, time.monotonic() - self._intended)
 
-    def answered(self) -> None:
-        """The answer that counts is complete."""
+    def answered(self, awaited: str = "") -> None:
+        """The answer that counts is complete. `awaited`: what is waited for now."""
         now = time.monotonic()
         self.recorder.value(LATENCY, now - self._intended)
-        self.recorder.value(SERVICE, now - self._sent)
+        if self._sent is not None:
+            self.recorder.value(SERVICE, now - self._sent)
         if self.operation:
             self.recorder.value(self.operation, now - self._intended)
+        self.awaited = awaited
+
+    def expired(self) -> None:
+        """What is waited for did not come in time: it took so long at least. Else the slowest would be missing."""
+        if self.awaited == LATENCY:
+            self.answered()
+        elif self.awaited:
+            self.since_intended(self.awaited)

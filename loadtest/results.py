@@ -102,12 +102,13 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 class Generator(msgspec.Struct, frozen=True, kw_only=True):
     """The tool itself. `bottleneck`: why it was one, or []; `busy`: the processor's share that its busiest process had,
-    0 to 1; `processors`: of the machine."""
+    0 to 1; `processors`: of the machine; `lost`: how many of its processes have ended before their time."""
 
     version: str
     processors: int
     busy: float
     bottleneck: list[str]
+    lost: int = 0
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,11 +150,14 @@ def read(path: Path) -> Results:
         version = msgspec.json.decode(content, type=_Versioned).schema_version
         if version != SCHEMA_VERSION:
             raise NotUsable(f"{path} has the schema {version}; this version of the tool reads {SCHEMA_VERSION}")
-        return msgspec.json.decode(content, type=Results)
+        results = msgspec.json.decode(content, type=Results)
+        for timing in results.timings.values():
+            Histogram.decode(timing.histogram)
     except OSError as error:
         raise NotUsable(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a ValidationError is one
+    except ValueError as error:  # msgspec's errors are such, too
         raise NotUsable(f"{path} is not what --json writes: {error}") from None
+    return results
 
 
 def write(results: Results, path: Path) -> None:

@@ -63,6 +63,11 @@ def remarks(results: Results) -> Iterator[str]:
     """What has to be known besides the figures."""
     if results.interrupted:
         yield "interrupted: this is what came until then"
+    if results.generator.lost:
+        yield (
+            f"{results.generator.lost} of the {results.parameters.processes} processes that generated the load ended "
+            "before their time (killed, perhaps for their memory?): what they had not told is missing"
+        )
     if results.ramp is not None:
         yield _knee(results)
     if results.generator.bottleneck:

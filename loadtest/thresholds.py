@@ -17,7 +17,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
 }  # fmt: skip
 STATISTICS = ("count", "mean", "p50", "p90", "p99", "p99.9", "max")
-TOTALS = ("errors", "throughput", "offered")
+TOTALS = ("errors", "throughput", "offered", "knee")
 MS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 _FORM = re.compile(
@@ -91,7 +91,10 @@ def parse(text: str, may_change: bool = False) -> Threshold:
     if unit not in units:
         raise ValueError(f"{text!r}: {metric} needs a unit, {' or '.join(filter(None, units))}" if kind == "time" else
                          f"{text!r}: {metric} is not in {unit!r}")  # fmt: skip
-    return Threshold(text, metric, found["operator"], value * units[unit])
+    value *= units[unit]
+    if kind == "share" and (value > 1 or (value == 1 and found["operator"] == ">")):
+        raise ValueError(f"{text!r}: {metric} is a share of the operations, such as 5% or 0.05")
+    return Threshold(text, metric, found["operator"], value)
 
 
 def _kind(metric: str) -> str | None:
@@ -126,6 +129,8 @@ def measured(results: Results, metric: str) -> float | None:
         return totals.throughput
     if metric == "offered":
         return totals.offered_rate
+    if metric == "knee":
+        return results.ramp.knee if results.ramp is not None else None
     timing, statistic = _split(metric)
     found = results.timings.get(timing)
     if found is None or not found.count:

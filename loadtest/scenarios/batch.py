@@ -43,10 +43,10 @@ class Batch(Scenario):
     async def perform(self, trial: Trial) -> None:
         content = await self.endpoint.request("POST", self._url, self.next_body())
         added = self.endpoint.decoded(content, _added)
-        trial.answered()
         trial.recorder.count("jobs", added.enqueued)
         if added.failed:
             raise Failed(INVALID, f"{added.failed} jobs were not added: {'; '.join(added.errors)}")
+        trial.answered()
 
 
 def split(url: str) -> tuple[str, str]:

@@ -69,12 +69,12 @@ class OpenAI(Scenario):
                         trial.recorder.value(TOKEN_GAP, now - last)
                     last = now
                     trial.recorder.count("tokens")
-        trial.answered()
         if not done:
             raise Failed(INVALID, "the stream ended without [DONE]")
+        trial.answered()
 
     def _has_text(self, data: bytes) -> bool:
         piece = self.endpoint.decoded(data, _piece)
-        if piece.error:
+        if bytes(piece.error) not in (b"", b"null"):
             raise Failed("job_failed", bytes(piece.error).decode(errors="replace"))
         return piece.has_text

@@ -12,13 +12,13 @@ class Run(Scenario):
 
     async def perform(self, trial: Trial) -> None:
         job = await self.submit(trial)
-        trial.answered()
+        trial.answered(awaited=JOB if self.plan.follow else "")
         if not self.plan.follow:
             return
         job = await follow(self.endpoint, trial, job.id)
-        trial.since_intended(JOB)
         job.record_times(trial)
         job.check()
+        trial.since_intended(JOB)
 
     async def submit(self, trial: Trial) -> Job:
         """POST /run."""

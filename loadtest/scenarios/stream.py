@@ -34,6 +34,6 @@ class Stream(Scenario):
                 break
             if not found.stream and now - asked < QUICK:
                 await asyncio.sleep(PAUSE)
-        trial.answered()
         found.record_times(trial)
         found.check()
+        trial.answered()

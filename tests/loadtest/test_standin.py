@@ -95,6 +95,65 @@ def test_a_job_that_does_not_end_is_unfinished_and_polls_heed_retry_after(standi
     assert results.totals.succeeded == 1
 
 
+def test_what_nobody_expects_of_a_server_is_an_error_like_others(standin: StandIn, tmp_path: Path) -> None:
+    """A date that is none, times that are none, a line without an end."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if standin.posts % 2:
+            headers = {"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}
+            return web.Response(status=429, headers=headers)
+        return web.json_response({"id": "j", "status": "COMPLETED", "delayTime": 1.7e308, "executionTime": -3})
+
+    standin.respond = respond
+    results = measure(tmp_path, "runsync", standin.url, "--rate", 10, "--duration", "1s")
+    assert (results.errors["http_429"].count, results.totals.succeeded) == (5, 5)
+
+    async def endless_line(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=b"data: " + b"x" * 3_000_000)
+
+    standin.respond = endless_line
+    results = measure(tmp_path, "openai", standin.url, "--rate", 5, "--duration", "1s")
+    assert {kind: each.count for kind, each in results.errors.items()} == {"invalid": 5}
+
+
+def test_a_stream_that_hangs_has_a_latency_and_a_failed_job_none(standin: StandIn, tmp_path: Path) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        if standin.posts % 2:
+            return web.json_response({"id": "job-1", "status": "FAILED", "error": "no"})
+        return await standin.hold(request)
+
+    standin.respond_about = hang
+    arguments = ("--rate", 1, "--duration", "2s", "--timeout", "1s")
+    results = measure(tmp_path, "stream", standin.url, *arguments)
+    assert {kind: each.count for kind, each in results.errors.items()} == {"job_failed": 1, "unfinished": 1}
+    assert results.timings["latency"].count == 1
+    assert results.timings["latency"].p50 >= 1000 * EXACT
+
+
+def test_what_waits_for_a_connection_gives_up_as_well(standin: StandIn, tmp_path: Path) -> None:
+    """Else a server that answers nothing would keep the test for hours."""
+    standin.respond = standin.hold
+    arguments = ("--rate", 20, "--connections", 2, "--duration", "1s", "--timeout", "1s", "--no-follow")
+    results = measure(tmp_path, "run", standin.url, *arguments)
+    assert {kind: each.count for kind, each in results.errors.items()} == {"timeout": 20}
+    assert results.series[-1].second <= 3
+    assert results.timings["latency"].count == 20
+    assert results.timings["latency"].p50 >= 1000 * EXACT
+
+
+def test_a_job_that_outlasts_runsync_is_followed(standin: StandIn, tmp_path: Path) -> None:
+    looks = 0
+
+    async def respond_about(_: web.Request) -> web.StreamResponse:
+        nonlocal looks
+        looks += 1
+        return web.json_response({"id": "job-1", "status": "COMPLETED" if looks > 1 else "IN_PROGRESS"})
+
+    standin.respond_about = respond_about
+    results = measure(tmp_path, "runsync", standin.url, "--rate", 1, "--duration", "1s")
+    assert (results.totals.succeeded, looks) == (1, 2)
+
+
 def test_what_is_beyond_the_cap_is_not_sent_and_an_error(standin: StandIn, tmp_path: Path) -> None:
     standin.respond = standin.hold
     arguments = ("--rate", 20, "--duration", "1s", "--timeout", "2s", "--most-open", 5)

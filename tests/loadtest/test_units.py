@@ -2,17 +2,24 @@
 
 import io
 import random
+from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from loadtest import bottleneck, compare, inputs, key, page
-from loadtest.errors import NotUsable
+from loadtest import bottleneck, compare, conduct, inputs, key, page, ramp
+from loadtest.arrivals import times
+from loadtest.collector import Collector
+from loadtest.endpoint import Job
+from loadtest.errors import LONGEST_EXAMPLE, Failed, NotUsable
 from loadtest.figures import Figure
 from loadtest.histogram import Histogram, Percentiles
 from loadtest.options import make_plan
+from loadtest.recorder import Window
 from loadtest.results import Generator, Results, Second, Server, Timing, Totals
+from loadtest.scenarios import mixed
 from loadtest.significance import p_value
 from loadtest.tables import Table
 from loadtest.terminal import Display
@@ -63,14 +70,15 @@ def test_histograms_are_exact_to_a_thousandth_and_merge() -> None:
 
 
 def test_times_out_of_range_count_as_the_nearest() -> None:
-    found = histogram_of(-5, 1e9).percentiles()
-    assert (found.count, found.p50) == (2, 0)
+    found = histogram_of(-5, 1e9, 1.7e308).percentiles()
+    assert (found.count, found.p50) == (3, pytest.approx(3_600_000, rel=0.001))
     assert found.max == pytest.approx(3_600_000, rel=0.001)
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("knee < 5", "knee < 5: there is no knee"),
         ("p99 > 150ms", "p99 > 150ms: p99 is 200.1 ms, 33.4% over"),
         ("latency.p50 >= 0.1s", "latency.p50 >= 0.1s: latency.p50 is 100.0 ms, 0.0% over"),
         ("p99 > 0.3s", None),
@@ -107,10 +115,71 @@ def test_what_differs_by_more_than_chance_comes_first() -> None:
 def test_mann_whitney() -> None:
     assert p_value([1, 2, 3], []) == 1.0
     assert p_value([5, 5, 5], [5, 5, 5]) == 1.0
-    assert p_value([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(
-        0.00902, abs=1e-5
-    )  # as scipy's asymptotic method
-    assert p_value([1, 4, 5], [2, 3, 6]) > 0.5
+    assert p_value([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == 1.0
+    low, high = [1, 10, 2, 9, 3, 8, 4, 7, 5, 6], [11, 20, 12, 19, 13, 18, 14, 17, 15, 16]
+    assert p_value(low, high) == pytest.approx(0.000157, abs=1e-6)  # as scipy's asymptotic method
+    assert p_value(low, low[::-1]) > 0.5
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.5, 0.9])
+def test_seconds_that_are_alike_do_not_differ_by_that(likeness: float) -> None:
+    """Each value has so much of the one before: of pairs from one such process, one in a hundred seems to differ."""
+    generator = random.Random(5)
+
+    def series() -> list[float]:
+        values = [generator.gauss()]
+        while len(values) < 60:
+            values.append(likeness * values[-1] + (1 - likeness**2) ** 0.5 * generator.gauss())
+        return values
+
+    assert sum(p_value(series(), series()) < 0.01 for _ in range(200)) <= 6
+    assert p_value(series(), [value + 4 for value in series()]) < 0.01
+
+
+def test_a_perfect_server_has_no_knee_where_arrivals_are_at_random() -> None:
+    """All that was due is answered in its step: in none of these is it ever less than the rate by chance."""
+    knees = []
+    for seed in range(30):
+        plan = msgspec.structs.replace(make_plan("run", (10.0, 100.0), 10, url=OURS, arrivals="poisson"), seed=seed)
+        collector = Collector(plan, ramp.parts(plan))
+        for second, number in sorted(Counter(int(at) for at in times(plan)).items()):
+            list(collector.add(0, Window(second=second, offered=number, sent=number, succeeded=number)))
+        knees.append(ramp.judge(plan, collector.parts, ramp.due(plan), 100).knee)
+    assert knees == [100.0] * 30
+
+
+def test_what_a_soak_is_compared_by() -> None:
+    """Sixteenths of it, of those that were complete when it ended, the first and the last quarter."""
+    plan = make_plan("soak", url=OURS, rate=1.0, duration=160.0)
+    assert conduct._drift(plan, Collector(plan, conduct._parts(plan))) is None
+    collector = Collector(plan, conduct._parts(plan))
+    for second in range(85):  # of 160: eight parts, of which two are a quarter
+        list(collector.add(0, Window(second=second, succeeded=1 if second < 50 else 3)))
+    drift = conduct._drift(plan, collector)
+    assert drift is not None
+    assert [(part.begin, part.seconds, part.throughput) for part in (drift.first, drift.last)] == [
+        (0, 20, 1.0), (60, 20, 3.0)
+    ]  # fmt: skip
+    assert conduct._parts(make_plan("soak", url=OURS, rate=1.0, duration=1.0)) == [range(1)]
+
+
+def test_a_key_is_masked_before_a_text_is_cut() -> None:
+    key = "rl-0123456789-0123456789-0123456789"
+    assert Failed("http_500", "x" * 180 + key).told(key).example == "x" * 180 + "***"
+    assert len(Failed("http_500", "x" * 1000).told(None).example) == LONGEST_EXAMPLE
+
+
+def test_only_jobs_that_are_still_kept_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(mixed.time, "monotonic", lambda: now)
+    known = mixed.Known(seed=1)
+    assert known.draw() is None
+    known.add(Job(id="old"))
+    now += mixed.SECONDS_KNOWN
+    known.add(Job(id="new"))
+    assert {known.draw() for _ in range(50)} == {"old", "new"}
+    now += 1
+    assert {known.draw() for _ in range(50)} == {"new"}
 
 
 @pytest.mark.parametrize(
@@ -159,10 +228,17 @@ def test_no_process_is_without_a_connection() -> None:
 
 def test_the_tool_says_when_it_was_the_bottleneck() -> None:
     calm = {"late": histogram_of(1).percentiles(), "lag": histogram_of(1).percentiles()}
-    assert bottleneck.reasons(calm, 0.5) == []
-    assert [reason[:12] for reason in bottleneck.reasons(calm, 0.97)] == ["a process wa"]
+    assert bottleneck.reasons(calm, 0.01) == []
+    assert bottleneck.reasons(calm, 0.25) == ["in 25% of the seconds a process was more than 90% busy"]
     late = calm | {"late": histogram_of(50).percentiles()}
-    assert bottleneck.reasons(late, 0.5) == ["it came late to what was due: p99 is 50.0 ms"]
+    assert bottleneck.reasons(late, 0.0) == ["it came late to what was due: p99 is 50.0 ms"]
+
+
+def test_one_busy_second_of_many_is_no_bottleneck() -> None:
+    collector = Collector(make_plan("run", url=OURS, duration=300.0))
+    for second in range(300):
+        list(collector.add(0, Window(second=second, busy=0.95 if second == 7 else 0.5)))
+    assert (collector.busiest, collector.busy_share) == (0.95, 1 / 300)
 
 
 def test_the_display_shows_the_newest_second() -> None:

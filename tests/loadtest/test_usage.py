@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -75,7 +76,17 @@ def test_thresholds_decide_the_exit_status(url: str, tmp_path: Path) -> None:
         (("--fail-if", "p99 of 3ms"), "is not like 'p99 > 200ms'"),
         (("--fail-if", "p99 > +10%"), "a value with a sign is a change in %, for `compare`"),
         (("--fail-if", "errors > 5ms"), "errors is not in 'ms'"),
-        (("--rate", "1", "--ramp", "1:2"), "--rate and --ramp do not go together"),
+        (("--fail-if", "errors > 5"), "errors is a share of the operations, such as 5% or 0.05"),
+        (("--fail-if", "errors.http_500 > 1"), "is a share of the operations"),
+        (("--rate", "1", "--ramp", "1:2"), "--rate: a --ramp has its own rates"),
+        (("--duration", "5s", "--ramp", "1:2"), "--duration: a --ramp takes as long as its --steps"),
+        (("--steps", "3"), "--steps: it is for a --ramp"),
+        (("--knee-p99", "1s"), "--knee-p99: it is for a --ramp"),
+        (("--connections", "3", "--arrivals", "poisson"), "--arrivals: a closed loop has none"),
+        (("--rate", "nan"), "'nan' is no rate"),
+        (("--rate", "inf"), "'inf' is no rate"),
+        (("--json", ""), "the name of the file is empty"),
+        (("--json", "x", "--html", "x"), "--json and --html name the same file"),
         (("--ramp", "5:1"), "the lower one first"),
         (("--duration", "30"), "'30' is no duration such as 30s or 5m"),
         (("--duration", "1500ms"), "no whole number of seconds"),
@@ -102,10 +113,16 @@ def test_wrong_weights(weights: str, says: str) -> None:
     assert says in done.stderr
 
 
-@pytest.mark.parametrize("url", ["e", "ftp://h/v2/e", "http://u:secret@h/v2/e", "http://h/v2/e?key=secret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "e", "ftp://h/v2/e", "http://u:secret@h/v2/e", "http://h/v2/e?key=secret", "http://h:99999/v2/e",
+        "http://h:port/v2/e", "http://[::1/v2/e", "http:///v2/e",
+    ],
+)  # fmt: skip
 def test_wrong_urls(url: str) -> None:
     done = invoke("run", url)
-    assert done.exit_code == 2
+    assert (done.exit_code, isinstance(done.exception, SystemExit)) == (2, True)
     assert "secret" not in done.output
 
 
@@ -120,12 +137,15 @@ def test_a_server_that_is_something_else(standin: StandIn) -> None:
     assert "there is no endpoint" in done.stderr
 
 
-def test_ctrl_c_ends_in_order_and_writes_results(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_of_its_processes_ends_it_in_order(url: str, tmp_path: Path, number: signal.Signals) -> None:
+    """As Ctrl-C at a terminal, `timeout` and those who run services send it."""
     file = tmp_path / "results.json"
-    process = start("run", url, "--rate", 20, "--duration", "60s", "--processes", 2, "--json", file)
+    arguments = ("--rate", 20, "--duration", "60s", "--processes", 2, "--json", file)
+    process = start("run", url, *arguments, start_new_session=True)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("1 s: ")
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
     assert "interrupted: this is what came until then" in out
@@ -133,6 +153,29 @@ def test_ctrl_c_ends_in_order_and_writes_results(url: str, tmp_path: Path) -> No
     assert found.interrupted
     assert 0.9 < found.totals.seconds < 30
     assert found.totals.succeeded + found.totals.abandoned == found.totals.sent > 0
+
+
+def test_what_a_lost_process_leaves_is_written(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    process = start("run", url, "--rate", 20, "--duration", "3s", "--processes", 2, "--json", file)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("1 s: ")
+    children = psutil.Process(process.pid).children()
+    next(each for each in children if "spawn_main" in " ".join(each.cmdline())).kill()
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 2, err
+    assert "1 of the 2 processes that generated the load ended before their time" in out
+    assert err.endswith("runlane-load: not all of the load was generated, as said above\n")
+    found = results.read(file)
+    assert found.generator.lost == 1
+    assert 30 <= found.totals.succeeded < 60
+
+
+def test_results_that_cannot_be_written_are_shown(standin: StandIn) -> None:
+    done = invoke("run", standin.url, "--duration", "1s", "--no-follow", "--json", "/dev/full")
+    assert done.exit_code == 2
+    assert "cannot write /dev/full: No space left on device" in done.stderr
+    assert "Totals" in done.stdout
 
 
 @pytest.fixture(scope="module")
