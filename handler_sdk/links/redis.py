@@ -99,10 +99,13 @@ class _Inbox:
     def look_again(self) -> None:
         self._changed.set()
 
+    def begin_look(self) -> None:
+        """What changes from now on ends `wait`, also when that begins later."""
+        self._changed.clear()
+
     async def wait(self, room: int, capacity: Callable[[], int], begin: Begin) -> None:
         """Waits until there is more to do than to begin jobs: an offer that is used up or to be withdrawn, a job to be
         fetched."""
-        self._changed.clear()
         if self.jobs or self.astray:
             return
         self._begin, self._capacity, self._enough = begin, capacity, _enough_for(room)
@@ -161,6 +164,7 @@ class RedisLink:
 
     async def take(self, capacity: Callable[[], int], held: HeldAttempts, begin: Begin) -> None:
         inbox = self._inbox
+        inbox.begin_look()
         if not self._subscribed.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._subscribed.wait(), OFFER_SECONDS)

@@ -18,6 +18,27 @@ class TestTake:
         async with joined(gateway) as (link, _), asyncio.timeout(2.5):
             assert await take(link, one) == []
 
+    async def test_looks_again_also_when_told_so_while_its_offer_is_on_its_way(
+        self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with joined(gateway) as (link, _):
+            offer, wait = link._offer, link._inbox.wait
+            ended: list[bool] = []
+
+            async def told_meanwhile(*arguments: Any) -> Any:
+                came = await offer(*arguments)
+                link.look_again()
+                return came
+
+            async def watched(*arguments: Any) -> None:
+                await wait(*arguments)
+                ended.append(link._inbox._changed.is_set())  # not by the time that it waits at most
+
+            monkeypatch.setattr(link, "_offer", told_meanwhile)
+            monkeypatch.setattr(link._inbox, "wait", watched)
+            await link.take(lambda: 1, list, lambda _: None)
+            assert ended == [True]
+
     async def test_while_more_jobs_wait_they_come_a_few_at_a_time(
         self, gateway: Gateway, jobs: Jobs, store: Store
     ) -> None:
