@@ -1,9 +1,13 @@
 """When the operations of an open loop are to be sent."""
 
+import math
 import random
 from collections.abc import Iterator
 
 from .plan import Plan
+
+ROUNDING = 1e-9
+"""More than what is lost in computing with fractions."""
 
 
 def times(plan: Plan) -> Iterator[float]:
@@ -36,7 +40,11 @@ def _poisson(generator: random.Random, rate: float, begin: float, end: float) ->
 
 def _bursts(rate: float, period: float, warm_up: float, end: float) -> Iterator[float]:
     """One comes when the warm-up ends. Where no whole number makes the rate, some have one operation more."""
-    number = -int(warm_up / period)
+
+    def before(number: int) -> int:
+        return math.ceil(number * rate * period - ROUNDING)
+
+    number = -math.floor(warm_up / period + ROUNDING)
     while (at := warm_up + number * period) < end:
-        yield from [max(0.0, at)] * (round((number + 1) * rate * period) - round(number * rate * period))
+        yield from [max(0.0, at)] * (before(number + 1) - before(number))
         number += 1

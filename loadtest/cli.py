@@ -7,6 +7,7 @@ the server cannot be tested at all.
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,12 @@ def load(
         click.echo("runlane-load: no worker of the endpoint is ready; jobs will wait for one", err=True)
     with terminal.progress(plan, quiet) as progress:
         found = conduct.conduct(plan, values, secret, server, progress.show)
-    terminal.summarize(found)
-    try:
+    with ExitStack() as stack:  # whatever goes wrong with one of these costs none of the others
+        stack.callback(terminal.summarize, found)
+        if html is not None:
+            stack.callback(_write_page, found, html)
         if json_file is not None:
             results.write(found, json_file)
-    finally:
-        if html is not None:
-            _write_page(found, html)
     if found.generator.lost:
         raise NotUsable("not all of the load was generated, as said above")
     _exit(threshold.missed(found) for threshold in fail_if)

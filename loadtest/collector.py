@@ -114,12 +114,13 @@ class Collector:
         self._examples = window.examples | self._examples
         self._retry_after = max(self._retry_after, window.retry_after)
         self.busiest = max(self.busiest, window.busy)
-        self._busy += window.busy > BUSY
-        self._windows += 1
+        if window.second < self._duration:
+            self._busy += window.busy > BUSY
+            self._windows += 1
 
     @property
     def busy_share(self) -> float:
-        """Of all seconds of all processes, how many were busy ones, 0 to 1."""
+        """Of the seconds in which the processes sent, how many were busy ones, 0 to 1."""
         return self._busy / max(1, self._windows)
 
     def totals(self, elapsed: float) -> Totals:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .results import Results, Second
-from .significance import p_value
+from .significance import p_value_of_series
 from .thresholds import changed, measured
 from .timings import LAG, LATE, TIMINGS
 
@@ -41,7 +41,7 @@ def compare(before: Results, after: Results) -> list[Line]:
     """
     lines = [
         Line(metric, measured(before, metric), measured(after, metric),
-             p_value(_sample(before, look), _sample(after, look)))
+             p_value_of_series(_sample(before, look), _sample(after, look)))
         for metric, look in _metrics(before, after)
     ]  # fmt: skip
     return sorted(lines, key=lambda line: -abs(line.change or 0.0) if line.is_significant else 1.0)

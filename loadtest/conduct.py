@@ -16,7 +16,7 @@ from .bottleneck import reasons
 from .collector import Collector, Tally
 from .fleet import Fleet
 from .plan import Plan
-from .results import Drift, Generator, Part, Ramp, Results, Second, Server
+from .results import Drift, Generator, Part, Results, Second, Server
 
 BLOCKS = 16
 """A soak is summed up in so many parts. The first quarter of those that were complete at its end, however it ended, is
@@ -60,17 +60,18 @@ def conduct(
     collector = Collector(plan, _parts(plan))
     due = ramp.due(plan)
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    with Fleet(plan, inputs, key) as fleet:
-        fleet.begin()
-        with interruption.heeded():
-            for reports in fleet.windows():
-                seconds = [second for process, window in reports for second in collector.add(process, window)]
-                for second in seconds:
-                    show(second)
-                if interruption.came or (seconds and plan.ramp and _ramp(plan, collector, due).reached):
-                    fleet.stop()
+    with interruption.heeded(), Fleet(plan, inputs, key) as fleet:
+        fleet.begin(lambda: interruption.came)
+        for reports in fleet.windows():
+            seconds = [second for process, window in reports for second in collector.add(process, window)]
+            for second in seconds:
+                show(second)
+            if interruption.came or (seconds and plan.ramp and _is_over(plan, collector, due)):
+                fleet.stop()
     stopped = fleet.stopped_at or math.inf
-    totals = collector.totals(min(plan.measured, stopped - fleet.began - plan.warm_up))
+    elapsed = min(plan.measured, stopped - fleet.began - plan.warm_up)
+    totals = collector.totals(elapsed)
+    told = int(elapsed) if interruption.came else len(collector.seconds)
     timings = collector.timings()
     found = Generator(
         version=handler_sdk.__version__, processors=os.cpu_count() or 1, busy=round(collector.busiest, 3),
@@ -79,7 +80,7 @@ def conduct(
     return Results(
         started_at=started_at, interrupted=interruption.came, parameters=plan, server=server, totals=totals,
         timings=timings, errors=collector.errors(), series=collector.seconds, generator=found,
-        ramp=_ramp(plan, collector, due) if plan.ramp else None, drift=_drift(plan, collector),
+        ramp=ramp.judge(plan, collector.parts, due, told) if plan.ramp else None, drift=_drift(plan, collector, told),
     )  # fmt: skip
 
 
@@ -93,15 +94,15 @@ def _parts(plan: Plan) -> list[range]:
     return [range(number * seconds // blocks, (number + 1) * seconds // blocks) for number in range(blocks)]
 
 
-def _ramp(plan: Plan, collector: Collector, due: Sequence[float]) -> Ramp:
-    return ramp.judge(plan, collector.parts, due, len(collector.seconds))
+def _is_over(plan: Plan, collector: Collector, due: Sequence[float]) -> bool:
+    return ramp.judge(plan, collector.parts, due, len(collector.seconds)).reached
 
 
-def _drift(plan: Plan, collector: Collector) -> Drift | None:
-    """None when there was too little to compare."""
+def _drift(plan: Plan, collector: Collector, told: int) -> Drift | None:
+    """None when there was too little to compare. `told`: seconds of which all is known."""
     if plan.scenario != "soak":
         return None
-    blocks = [(seconds, tally) for seconds, tally in collector.parts.items() if seconds.stop <= len(collector.seconds)]
+    blocks = [(seconds, tally) for seconds, tally in collector.parts.items() if seconds.stop <= told]
     quarter = max(1, len(blocks) // 4)
     return Drift(first=_together(blocks[:quarter]), last=_together(blocks[-quarter:])) if len(blocks) > 1 else None
 

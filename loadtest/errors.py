@@ -16,7 +16,7 @@ JOB_STATES = {"FAILED": "job_failed", "TIMED_OUT": "job_timed_out", "CANCELLED":
 
 MEANINGS = {
     NOT_SENT: "not sent, since --most-open operations were unfinished",
-    TIMEOUT: "no answer within --timeout",
+    TIMEOUT: "no answer within --timeout, or no connection for it",
     REFUSED: "connection refused",
     RESET: "connection closed or reset before the answer was complete",
     CONNECTION: "no connection for another reason: name, network, TLS",

@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Self
@@ -64,19 +64,25 @@ class Fleet:
     def _end(self) -> None:
         for pipe in self._pipes:
             pipe.close()
-        for process in self._processes:
-            process.join(SECONDS_TO_END)
-            if process.is_alive():
+        latest = time.monotonic() + SECONDS_TO_END
+        try:
+            for process in self._processes:
+                process.join(max(0.0, latest - time.monotonic()))
+        finally:
+            for process in self._processes:
                 process.kill()
                 process.join()
 
-    def begin(self) -> None:
+    def begin(self, is_broken_off: Callable[[], bool]) -> None:
         """Waits until all are ready, and has them begin at once.
 
         Raises:
-            NotUsable: they cannot.
+            NotUsable: they cannot, or it was broken off.
         """
         for pipe in self._pipes:
+            while not pipe.poll(0.2):
+                if is_broken_off():
+                    raise NotUsable("broken off before the load began")
             report = self._receive(pipe)
             if isinstance(report, Unusable):
                 raise NotUsable(f"the server refuses a job: {report.reason}")

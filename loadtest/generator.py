@@ -90,16 +90,12 @@ class Generator:
         async with open_session(self._assignment.key) as session:
             endpoint = Endpoint(session, self._plan.url)
             self._scenario = OPERATIONS[self._plan.operation](endpoint, self._assignment)
-            try:
-                async with asyncio.timeout(self._plan.timeout):
-                    await self._scenario.prepare()
-            except Failed as failure:
-                self._tell(Unusable(f"{failure.kind}: {failure.told(self._assignment.key).example}"))
-                return
-            except TimeoutError:
-                self._tell(Unusable("it does not answer within --timeout"))
-                return
-            self._tell(Ready())
+            preparing = asyncio.create_task(self._prepare())
+            either: set[asyncio.Future[Any]] = {preparing, self._begin}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if preparing.done():
+                self._tell(preparing.result())
+            preparing.cancel()
             begin = await self._begin
             if begin is None:
                 return
@@ -107,6 +103,16 @@ class Generator:
             async with self._telling():
                 await self._generate()
         self._tell(Done())
+
+    async def _prepare(self) -> Ready | Unusable:
+        try:
+            async with asyncio.timeout(self._plan.timeout):
+                await self._scenario.prepare()
+        except Failed as failure:
+            return Unusable(f"{failure.kind}: {failure.told(self._assignment.key).example}")
+        except TimeoutError:
+            return Unusable("it does not answer within --timeout")
+        return Ready()
 
     def _tell(self, report: Report) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more, and the orders end too

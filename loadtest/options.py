@@ -132,7 +132,7 @@ class OutputFile(click.Path):
         folder = Path(value).parent
         if not os.fspath(value):
             self.fail("the name of the file is empty", parameter, context)
-        if not os.access(folder, os.W_OK):
+        if not Path(value).exists() and not os.access(folder, os.W_OK):
             self.fail(f"{folder} is no folder that can be written to", parameter, context)
         return super().convert(value, parameter, context)
 
@@ -240,6 +240,7 @@ def make_plan(
 
 def _check_use(given: Mapping[str, Any], is_ramp: bool) -> None:
     """Raises UsageError when an option was given that would do nothing."""
+    weights = given.get("weights")
     is_closed = not is_ramp and given.get("rate") is None and given.get("connections") is not None
     useless = {
         "rate": "a --ramp has its own rates" if is_ramp else "",
@@ -248,6 +249,8 @@ def _check_use(given: Mapping[str, Any], is_ramp: bool) -> None:
         "step": "" if is_ramp else "it is for a --ramp",
         "knee_p99": "" if is_ramp else "it is for a --ramp",
         "arrivals": "a closed loop has none: give a --rate" if is_closed else "",
+        "most_open": "a closed loop has no more than its --connections" if is_closed else "",
+        "follow": "only `run` is followed, which is not in the mixture" if weights and "run" not in weights else "",
     }
     context = click.get_current_context(silent=True)
     for name, why in useless.items():

@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         ramp: the rates, one after the other, each for `step`; () for none.
         knee_p99: the bound for a ramp's p99; None: a multiple of its first step's.
         most_open: so many operations may be unfinished, in all processes together.
-        timeout: for an operation, from when it is sent.
+        timeout: for an operation, from when it would be sent if there were a connection for it.
         follow: whether jobs are followed until they are final.
         weights: of the operations in a mixture.
         jobs: in a batch.

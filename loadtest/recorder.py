@@ -105,8 +105,14 @@ class Trial:
         """Whether the server has taken a job."""
         self.awaited = LATENCY
         """Which of `TIMINGS` ends with what is waited for; "" for none."""
+        self._came = time.monotonic()
         self._sent: float | None = None
-        self._intended = min(intended, time.monotonic())
+        self._intended = min(intended, self._came)
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been under way, or has waited for a connection: what counts for its timeout."""
+        return time.monotonic() - self._came
 
     def send(self) -> None:
         """It is sent now."""

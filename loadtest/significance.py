@@ -6,19 +6,21 @@ import statistics
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-LEAST_VALUES = 10
+LEAST_SECONDS = 10
 """Of fewer, nothing is known about how alike those are that follow each other."""
 
 
-def p_value(one: Sequence[float], two: Sequence[float]) -> float:
-    """Of the two-sided Mann-Whitney U test, by the normal approximation with the correction for ties; 1 when there are
-    too few values. Values that follow each other are alike, and then count for less: as many as independent ones would
-    make a mean as uncertain, by a process of the first order.
+def p_value(one: Sequence[float], two: Sequence[float], alike: float = 0.0) -> float:
+    """Of the two-sided Mann-Whitney U test, by the normal approximation with the correction for ties; 1 without values.
 
-    Mann, H. B. and Whitney, D. R., Annals of Mathematical Statistics 18 (1947) 50-60. Bayley, G. V. and Hammersley,
-    J. M., Supplement to the Journal of the Royal Statistical Society 8 (1946) 184-197.
+    Mann, H. B. and Whitney, D. R., Annals of Mathematical Statistics 18 (1947) 50-60.
+
+    Args:
+        alike: the correlation of each value with the next one, less than 1, where they are not independent. They count
+            for less then: for as many as independent ones would make a mean as uncertain. Bayley, G. V. and Hammersley,
+            J. M., Supplement to the Journal of the Royal Statistical Society 8 (1946) 184-197.
     """
-    if min(len(one), len(two)) < LEAST_VALUES:
+    if not one or not two:
         return 1.0
     ranked = sorted([(value, True) for value in one] + [(value, False) for value in two])
     total, at, ranks, ties = len(ranked), 0, 0.0, 0
@@ -32,9 +34,15 @@ def p_value(one: Sequence[float], two: Sequence[float]) -> float:
     product = len(one) * len(two)
     excess = ranks - len(one) * (len(one) + 1) / 2 - product / 2
     spread = math.sqrt(max(0.0, product / 12 * (total + 1 - ties / (total * (total - 1)))))
-    alike = max(0.0, _likeness(one), _likeness(two))
     spread *= math.sqrt((1 + alike) / (1 - alike))
     return 2 * statistics.NormalDist().cdf(-abs(excess) / spread) if spread else 1.0
+
+
+def p_value_of_series(one: Sequence[float], two: Sequence[float]) -> float:
+    """The same of values that follow each other, as those of the seconds of two tests; 1 when these are too few."""
+    if min(len(one), len(two)) < LEAST_SECONDS:
+        return 1.0
+    return p_value(one, two, max(0.0, _likeness(one), _likeness(two)))
 
 
 def _likeness(values: Sequence[float]) -> float:

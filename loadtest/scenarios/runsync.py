@@ -8,7 +8,7 @@ WAIT_MS = (1_000, 300_000)
 """What `?wait=` can be."""
 
 SHARE_TO_WAIT = 0.9
-"""Of the timeout, for the answer that a job is unfinished to come within it."""
+"""Of what is left of the timeout, for the answer that a job is unfinished to come within it."""
 
 
 class RunSync(Scenario):
@@ -16,7 +16,8 @@ class RunSync(Scenario):
 
     async def perform(self, trial: Trial) -> None:
         least, most = WAIT_MS
-        wait = min(most, max(least, round(self.plan.timeout * 1000 * SHARE_TO_WAIT)))
+        left = self.plan.timeout - trial.seconds
+        wait = min(most, max(least, round(left * 1000 * SHARE_TO_WAIT)))
         job = await self.endpoint.job("POST", f"/runsync?wait={wait}", self.next_body())
         trial.accepted = True
         trial.recorder.count("jobs")

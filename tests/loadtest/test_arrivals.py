@@ -32,11 +32,13 @@ def test_bursts() -> None:
     found = list(times(plan_of("burst", rate=4.0, period=2.5)))
     assert found == [at for at in (0.0, 2.5, 5.0, 7.5) for _ in range(10)]
     assert set(times(plan_of("burst", rate=4.0, period=4.0, warm_up=5.0))) == {1.0, 5.0, 9.0, 13.0}
+    assert next(times(plan_of("burst", rate=10.0, period=0.1, warm_up=0.3))) == 0.0
 
 
 @pytest.mark.parametrize(("rate", "period"), [(50.0, 0.01), (250.0, 0.01), (0.5, 1.0), (1.4, 1.0)])
 def test_bursts_have_the_rate_where_no_whole_number_makes_it(rate: float, period: float) -> None:
-    assert len(list(times(plan_of("burst", rate=rate, period=period)))) == rate * 10
+    found = list(times(plan_of("burst", rate=rate, period=period)))
+    assert (len(found), found[0]) == (rate * 10, 0.0)
 
 
 def test_a_ramp_is_one_rate_after_the_other() -> None:

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
+from aiohttp import web
 from click.testing import CliRunner, Result
 
 from loadtest import results
@@ -83,6 +85,7 @@ def test_thresholds_decide_the_exit_status(url: str, tmp_path: Path) -> None:
         (("--steps", "3"), "--steps: it is for a --ramp"),
         (("--knee-p99", "1s"), "--knee-p99: it is for a --ramp"),
         (("--connections", "3", "--arrivals", "poisson"), "--arrivals: a closed loop has none"),
+        (("--connections", "3", "--most-open", "9"), "--most-open: a closed loop has no more"),
         (("--rate", "nan"), "'nan' is no rate"),
         (("--rate", "inf"), "'inf' is no rate"),
         (("--json", ""), "the name of the file is empty"),
@@ -105,10 +108,16 @@ def test_wrong_calls_are_told_before_anything_is_sent(arguments: tuple[str, ...]
 
 
 @pytest.mark.parametrize(
-    ("weights", "says"), [("walk=1", "there is no 'walk' to mix"), ("run", "is not like"), ("run=0", "not more than 0")]
+    ("weights", "says"),
+    [
+        ("walk=1", "there is no 'walk' to mix"),
+        ("run", "is not like"),
+        ("run=0", "not more than 0"),
+        ("status=1", "--follow: only `run` is followed"),
+    ],
 )
 def test_wrong_weights(weights: str, says: str) -> None:
-    done = invoke("mixed", NOBODY, "--weights", weights)
+    done = invoke("mixed", NOBODY, "--no-follow", "--weights", weights)
     assert done.exit_code == 2
     assert says in done.stderr
 
@@ -176,6 +185,39 @@ def test_results_that_cannot_be_written_are_shown(standin: StandIn) -> None:
     assert done.exit_code == 2
     assert "cannot write /dev/full: No space left on device" in done.stderr
     assert "Totals" in done.stdout
+
+
+def test_results_that_cannot_be_shown_are_written(standin: StandIn, tmp_path: Path) -> None:
+    files = tmp_path / "results.json", tmp_path / "results.html"
+    process = start("run", standin.url, "--duration", "1s", "--no-follow", "--json", files[0], "--html", files[1])
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        process.wait(20)
+    assert results.read(files[0]).totals.succeeded == 10
+    assert files[1].stat().st_size > 1_000_000
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_before_the_load_began_leaves_nothing_behind(standin: StandIn, times: int) -> None:
+    """The server takes the first job, and does not answer."""
+    asked = threading.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        return await standin.hold(request)
+
+    standin.respond = hang
+    process = start("mixed", standin.url, "--processes", 2, "--timeout", "10m", start_new_session=True)
+    assert asked.wait(20)
+    children = psutil.Process(process.pid).children()
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode in (2, -signal.SIGTERM)
+    assert times == 2 or err.endswith("runlane-load: broken off before the load began\n")
+    assert psutil.wait_procs(children, 20)[1] == []
 
 
 @pytest.fixture(scope="module")
