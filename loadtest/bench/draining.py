@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-from .environment import processors, say, started_on, tcp_store
+from .environment import NotMeasuredError, processors, say, started_on, tcp_store
 from .measurement import Figures, Measurement, Round, Row, Tree
-from .rivals.measuring import OURS, NotMeasuredError, measure
+from .rivals.measuring import OURS, measure
 from .rivals.table import RIVALS
 
 JOBS = 20_000
@@ -29,7 +29,7 @@ def _fastest(store: str) -> str:
         try:
             found[name] = measure(name, store, JOBS_TO_CHOOSE)
         except NotMeasuredError as error:
-            raise SystemExit(f"{name}: {error}") from None
+            raise NotMeasuredError(f"{name}: {error}") from None
         say(f"  {name}: {found[name]:,.0f} jobs/s")
     return max(found, key=lambda name: found[name])
 

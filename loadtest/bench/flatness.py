@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import batches
-from .environment import JOB, KEY, Deployment, deployment
+from .environment import JOB, KEY, Deployment, NotMeasuredError, deployment
 from .measurement import Figures, Measurement, Round, Row, Tree
 from .usage import processor_seconds
 
@@ -41,13 +41,13 @@ class Client:
         """The answer.
 
         Raises:
-            SystemExit: it is no 2xx.
+            NotMeasuredError: it is no 2xx.
         """
         self._connection.request(method, path, body, {"Authorization": f"Bearer {KEY}"})
         response = self._connection.getresponse()
         content = response.read()
         if response.status >= 300:
-            raise SystemExit(f"{method} {path} was answered {response.status}: {content[:300]!r}")
+            raise NotMeasuredError(f"{method} {path} was answered {response.status}: {content[:300]!r}")
         return json.loads(content)
 
     def queue(self, endpoint: str, count: int) -> None:

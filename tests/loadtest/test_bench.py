@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench import __main__ as bench
-from loadtest.bench import table
+from loadtest.bench import scaling, table
 from loadtest.bench.__main__ import MEASUREMENTS, _chosen
+from loadtest.bench.environment import NotMeasuredError
 from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
 
 FAST = Row("what", "the floor", "jobs/s", least=0.5)
@@ -78,20 +79,37 @@ def test_the_table_says_what_was_reached_and_what_has_changed(tmp_path: Path) ->
     assert written["rows"][0]["met"] is False
 
 
+@contextmanager
+def refused(_tree: Tree) -> Iterator[Round]:
+    """One that knows why it cannot be taken."""
+    raise NotMeasuredError("the worker did not become ready")
+    yield
+
+
 def test_one_that_fails_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = measurement([], {bench.HERE.name: [Figures(6, 10), Figures(8, 10)]})
     bad = replace(measurement([], {bench.HERE.name: []}), name="bad")
-    monkeypatch.setattr(bench, "MEASUREMENTS", [bad, good])
+    monkeypatch.setattr(bench, "MEASUREMENTS", [bad, replace(bad, name="refused", start=refused), good])
     file = tmp_path / "bench.json"
     monkeypatch.setattr("sys.argv", ["bench", "--rounds", "2", "--json", str(file)])
-    with pytest.raises(SystemExit, match="not measured: bad"):
+    with pytest.raises(SystemExit, match="not measured: bad, refused"):
         bench.main()
     told = capsys.readouterr()
     assert "StopIteration" in told.err
+    assert told.err.count("Traceback") == 1
+    assert "refused is not measured: the worker did not become ready" in told.err
     assert told.out.split()[-4:] == ["0.7", "≥", "0.5", "met"]
     assert [row["name"] for row in json.loads(file.read_text())["rows"]] == ["row"]
+
+
+def test_a_program_with_one_measurement_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["scaling"])
+    monkeypatch.setattr(scaling, "server", refused)
+    with pytest.raises(SystemExit, match=r"^the worker did not become ready$") as ended:
+        scaling.main()
+    assert ended.value.__suppress_context__
 
 
 def test_each_row_has_a_name_of_its_own() -> None:
