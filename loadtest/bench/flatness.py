@@ -6,6 +6,7 @@ it, which would hide a difference.
 """
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -56,6 +57,11 @@ class Client:
             path, body = batches.request(min(IN_A_REQUEST, count - start), endpoint=endpoint)
             self.call("POST", path, body)
 
+    def queue_only(self, endpoint: str, count: int) -> None:
+        """Has so many jobs wait at an endpoint, and no others."""
+        self.call("POST", f"/v2/{endpoint}/purge-queue")
+        self.queue(endpoint, count)
+
     def idle(self) -> float:
         """Seconds of the processor per second when nobody asks for anything."""
         used = self.used()
@@ -71,11 +77,12 @@ Operation = Callable[[Client, str], None]
 
 
 class _Place:
-    """Endpoints at which an operation is done in turn."""
+    """Endpoints at which an operation is done in turn. `prepare`: what is done before each slice, and not counted."""
 
-    def __init__(self, client: Client, endpoints: list[str]) -> None:
+    def __init__(self, client: Client, endpoints: list[str], prepare: Callable[[], None] = lambda: None) -> None:
         self._client = client
         self._endpoints = endpoints
+        self._prepare = prepare
 
     def costs(self, operation: Operation) -> Iterator[float]:
         """Seconds of the processor that one operation costs, of slice after slice."""
@@ -83,6 +90,7 @@ class _Place:
         self._do(operation, endpoints, max(WARM_UP, len(self._endpoints)))
         idle = self._client.idle()
         while True:
+            self._prepare()
             began, used = time.perf_counter(), self._client.used()
             self._do(operation, endpoints, CALLS // SLICES)
             seconds = time.perf_counter() - began
@@ -135,7 +143,9 @@ def _lengths(tree: Tree) -> Iterator[Round]:
         for length in LENGTHS:
             client.call("POST", "/v1/endpoints", json.dumps({"id": f"q{length}"}))
             client.queue(f"q{length}", length)
-        places = [_Place(client, [f"q{length}"]) for length in LENGTHS]
+        short, *long = LENGTHS
+        as_short = functools.partial(client.queue_only, f"q{short}", short)  # /run adds jobs that nobody takes
+        places = [_Place(client, [f"q{short}"], as_short), *(_Place(client, [f"q{length}"]) for length in long)]
 
         def once() -> dict[str, Figures]:
             found = {}

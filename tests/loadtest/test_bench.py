@@ -1,5 +1,6 @@
 """How `make bench` takes its measurements and shows what was found; the measurements themselves are not run here."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench import __main__ as bench
-from loadtest.bench import scaling, table
+from loadtest.bench import flatness, scaling, table
 from loadtest.bench.__main__ import MEASUREMENTS, _chosen
 from loadtest.bench.environment import NotMeasuredError
 from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
@@ -110,6 +111,31 @@ def test_a_program_with_one_measurement_ends_with_the_reason(monkeypatch: pytest
     with pytest.raises(SystemExit, match=r"^the worker did not become ready$") as ended:
         scaling.main()
     assert ended.value.__suppress_context__
+
+
+class Queue(flatness.Client):
+    """Counts the jobs of one endpoint that wait; `lengths`: how many, at the begin and the end of each slice."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.lengths: list[int] = []
+
+    def call(self, method: str, path: str, body: str | None = None) -> None:
+        self.length = {"run": self.length + 1, "purge-queue": 0, "add-batch": self.length + 10}[path.rpartition("/")[2]]
+
+    def idle(self) -> float:
+        return 0.0
+
+    def used(self) -> float:
+        self.lengths.append(self.length)
+        return 0.0
+
+
+def test_a_short_queue_is_as_short_before_each_slice() -> None:
+    queue = Queue()
+    place = flatness._Place(queue, ["q"], lambda: queue.queue_only("q", 10))
+    assert len(list(itertools.islice(place.costs(flatness._run), 3))) == 3
+    assert queue.lengths == [10, 10 + flatness.CALLS // flatness.SLICES] * 3
 
 
 def test_each_row_has_a_name_of_its_own() -> None:
