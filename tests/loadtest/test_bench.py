@@ -2,15 +2,17 @@
 
 import itertools
 import json
+import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loadtest.bench import __main__ as bench
-from loadtest.bench import flatness, scaling, table
+from loadtest.bench import flatness, scaling, table, waiting
 from loadtest.bench.__main__ import MEASUREMENTS, _chosen
 from loadtest.bench.environment import NotMeasuredError
 from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
@@ -136,6 +138,44 @@ def test_a_short_queue_is_as_short_before_each_slice() -> None:
     place = flatness._Place(queue, ["q"], lambda: queue.queue_only("q", 10))
     assert len(list(itertools.islice(place.costs(flatness._run), 3))) == 3
     assert queue.lengths == [10, 10 + flatness.CALLS // flatness.SLICES] * 3
+
+
+OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+COMMENT, END, LOST = b"f\r\n: still there\r\n\r\n", b"0\r\n\r\n", b"lost"
+
+
+@pytest.mark.parametrize(
+    ("is_stream", "answers", "told"),
+    [
+        (False, [b"", b""], ""),
+        (False, [b"", OK, LOST], "2 of 3 did not wait, 1 of which"),
+        (True, [OK, OK + COMMENT], ""),
+        (True, [OK, OK + END, b""], "2 of 3 did not wait, 0 of which"),
+        (True, [OK, LOST, b"HTTP/1.1 429 Too Many Requests\r\n\r\n"], "2 of 3 did not wait, 1 of which"),
+    ],
+)
+def test_those_whose_memory_is_told_all_wait(
+    monkeypatch: pytest.MonkeyPatch, is_stream: bool, answers: list[bytes], told: str
+) -> None:
+    monkeypatch.setattr(waiting, "connections", lambda _gateway, _port: len(answers))
+    requests = [waiting._Waiting(b"", is_stream) for _ in answers]
+    for request, answer in zip(requests, answers, strict=True):
+        if answer == LOST:
+            request.connection_lost(None)
+        else:
+            request.data_received(answer)
+    with pytest.raises(NotMeasuredError, match=told) if told else nullcontext():
+        waiting._check_all_wait(0, 0, requests)
+
+
+def test_the_gateway_has_the_connections_of_all_that_wait() -> None:
+    requests = [waiting._Waiting(b"", is_stream=False) for _ in range(2)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
+            waiting._check_all_wait(os.getpid(), port, requests[:1])
+            with pytest.raises(NotMeasuredError, match="has 1 connections for 2 requests that wait"):
+                waiting._check_all_wait(os.getpid(), port, requests)
 
 
 def test_each_row_has_a_name_of_its_own() -> None:
