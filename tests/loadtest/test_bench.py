@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench import __main__ as bench
-from loadtest.bench import flatness, scaling, table, waiting
+from loadtest.bench import draining, flatness, scaling, table, waiting
 from loadtest.bench.__main__ import MEASUREMENTS, _chosen
 from loadtest.bench.environment import NotMeasuredError
 from loadtest.bench.measurement import Figures, Measurement, Relation, Result, Round, Row, Tree, take
@@ -113,6 +113,25 @@ def test_a_program_with_one_measurement_ends_with_the_reason(monkeypatch: pytest
     with pytest.raises(SystemExit, match=r"^the worker did not become ready$") as ended:
         scaling.main()
     assert ended.value.__suppress_context__
+
+
+def test_the_fastest_library_is_chosen_once_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def measure(name: str, _store: str, _count: int, _tree: Tree | None = None) -> float:
+        measured.append(name)
+        return {"saq": 3, "runlane": 10}.get(name, 2)
+
+    monkeypatch.setattr(draining, "measure", measure)
+    draining._fastest.cache_clear()
+    (measurement,) = draining.MEASUREMENTS
+    try:
+        found = take(measurement, [Path("a"), Path("b")], rounds=1)
+        assert [results["drain"].figures for results in found] == [[Figures(10, 3)]] * 2
+        assert measured == [*draining.RIVALS, *["runlane", "saq"] * 2]
+        assert "saq, fastest of 7 libraries" in table.shown([("drain", [found[0]["drain"]])])
+    finally:
+        draining._fastest.cache_clear()
 
 
 class Queue(flatness.Client):
