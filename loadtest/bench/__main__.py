@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import accepting, answering, batches, draining, flatness, large, parked, relaying, storing, streaming, waiting
-from .environment import HERE, say
+from .environment import HERE, NotMeasuredError, say
 from .measurement import Measurement, Tree, take
 from .table import Outcome, shown, write
 
@@ -46,9 +46,8 @@ def main() -> None:
             for measurement in chosen:
                 try:
                     outcomes += _taken(measurement, list(trees.values()), given.rounds)
-                except Exception:
-                    traceback.print_exc()
-                    say(f"{measurement.name} failed, as said above; the others go on")
+                except Exception as error:
+                    _say_why(measurement, error)
                     failed.append(measurement.name)
         finally:  # also when it is interrupted
             if outcomes:
@@ -70,6 +69,15 @@ def _taken(measurement: Measurement, trees: list[Tree], rounds: int | None) -> l
     found = take(measurement, trees, rounds or measurement.rounds)
     say(f"{measurement.name}: {time.monotonic() - began:.0f} s")
     return [(name, [results[name] for results in found]) for name in measurement.rows]
+
+
+def _say_why(measurement: Measurement, error: Exception) -> None:
+    """Why it is not measured: in the error's words, or where it was raised if nobody expected it."""
+    if isinstance(error, NotMeasuredError):
+        say(f"{measurement.name} is not measured: {error}")
+    else:
+        traceback.print_exception(error)
+        say(f"{measurement.name} is not measured, as said above")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import orjson
 import redis
 
-from .environment import ENDPOINT, PAYLOAD, deployment, processors, started_on
+from .environment import ENDPOINT, PAYLOAD, NotMeasuredError, deployment, processors, started_on
 from .measurement import Figures, Measurement, Round, Row, Tree
 from .wrk import Requests, wrk
 
@@ -56,11 +56,11 @@ def xadds_per_second(url: str) -> float:
     """Entries per second that the store at a URL takes into a stream, pipelined, as its own program measures it.
 
     Raises:
-        SystemExit: there is no such program here.
+        NotMeasuredError: there is no such program here.
     """
     program = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     if program is None:
-        raise SystemExit("this needs redis-benchmark (apt-get install redis-tools) or valkey-benchmark")
+        raise NotMeasuredError("this needs redis-benchmark (apt-get install redis-tools) or valkey-benchmark")
     parts = urlsplit(url)
     place = ["-s", parts.path] if parts.scheme == "unix" else ["-h", str(parts.hostname), "-p", str(parts.port)]
     login = ["-a", parts.password] if parts.password else []

@@ -35,6 +35,19 @@ HERE = Path(__file__).parents[2]
 """The checkout that this belongs to."""
 
 
+class NotMeasuredError(Exception):
+    """A measurement cannot be taken, or what it measures did not do what it should. The text says why."""
+
+
+@contextlib.contextmanager
+def without_traceback() -> Iterator[None]:
+    """A program whose only measurement is not taken ends with the reason alone."""
+    try:
+        yield
+    except NotMeasuredError as error:
+        raise SystemExit(str(error)) from None
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A store and one gateway process: where they are, and their processes."""
@@ -68,10 +81,10 @@ class Deployment:
             client.post(self.at("/purge-queue")).raise_for_status()
 
     def check_completed(self) -> None:
-        """Ends the program unless jobs were COMPLETED, and none ended otherwise."""
+        """Raises NotMeasuredError unless jobs were COMPLETED, and none ended otherwise."""
         jobs = self.health()["jobs"]
         if not jobs["completed"] or jobs["failed"] or jobs["retried"]:
-            raise SystemExit(f"not all jobs were completed: {jobs}")
+            raise NotMeasuredError(f"not all jobs were completed: {jobs}")
 
     def finished_job(self) -> str:
         """The id of a job that was run, by a worker that takes just this one."""
@@ -81,7 +94,7 @@ class Deployment:
             done = self.at(f"/job-done/by-hand/{job}")
             client.post(done, content=f'{{"output":{PAYLOAD}}}').raise_for_status()
             if (status := client.get(self.at(f"/status/{job}")).json()["status"]) != "COMPLETED":
-                raise SystemExit(f"the job that was to be COMPLETED is {status}")
+                raise NotMeasuredError(f"the job that was to be COMPLETED is {status}")
         return job
 
     @contextlib.contextmanager
@@ -225,12 +238,12 @@ def wait_until(condition: Any, otherwise: str, seconds: float = SECONDS_TO_START
     """Waits until the condition is true.
 
     Raises:
-        SystemExit: it was not, for so long.
+        NotMeasuredError: it was not, for so long.
     """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(otherwise)
+            raise NotMeasuredError(otherwise)
         time.sleep(0.05)
 
 

@@ -6,6 +6,7 @@ it, which would hide a difference.
 """
 
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import batches
-from .environment import JOB, KEY, Deployment, deployment
+from .environment import JOB, KEY, Deployment, NotMeasuredError, deployment
 from .measurement import Figures, Measurement, Round, Row, Tree
 from .usage import processor_seconds
 
@@ -41,13 +42,13 @@ class Client:
         """The answer.
 
         Raises:
-            SystemExit: it is no 2xx.
+            NotMeasuredError: it is no 2xx.
         """
         self._connection.request(method, path, body, {"Authorization": f"Bearer {KEY}"})
         response = self._connection.getresponse()
         content = response.read()
         if response.status >= 300:
-            raise SystemExit(f"{method} {path} was answered {response.status}: {content[:300]!r}")
+            raise NotMeasuredError(f"{method} {path} was answered {response.status}: {content[:300]!r}")
         return json.loads(content)
 
     def queue(self, endpoint: str, count: int) -> None:
@@ -55,6 +56,11 @@ class Client:
         for start in range(0, count, IN_A_REQUEST):
             path, body = batches.request(min(IN_A_REQUEST, count - start), endpoint=endpoint)
             self.call("POST", path, body)
+
+    def queue_only(self, endpoint: str, count: int) -> None:
+        """Has so many jobs wait at an endpoint, and no others."""
+        self.call("POST", f"/v2/{endpoint}/purge-queue")
+        self.queue(endpoint, count)
 
     def idle(self) -> float:
         """Seconds of the processor per second when nobody asks for anything."""
@@ -71,11 +77,12 @@ Operation = Callable[[Client, str], None]
 
 
 class _Place:
-    """Endpoints at which an operation is done in turn."""
+    """Endpoints at which an operation is done in turn. `prepare`: what is done before each slice, and not counted."""
 
-    def __init__(self, client: Client, endpoints: list[str]) -> None:
+    def __init__(self, client: Client, endpoints: list[str], prepare: Callable[[], None] = lambda: None) -> None:
         self._client = client
         self._endpoints = endpoints
+        self._prepare = prepare
 
     def costs(self, operation: Operation) -> Iterator[float]:
         """Seconds of the processor that one operation costs, of slice after slice."""
@@ -83,6 +90,7 @@ class _Place:
         self._do(operation, endpoints, max(WARM_UP, len(self._endpoints)))
         idle = self._client.idle()
         while True:
+            self._prepare()
             began, used = time.perf_counter(), self._client.used()
             self._do(operation, endpoints, CALLS // SLICES)
             seconds = time.perf_counter() - began
@@ -135,7 +143,9 @@ def _lengths(tree: Tree) -> Iterator[Round]:
         for length in LENGTHS:
             client.call("POST", "/v1/endpoints", json.dumps({"id": f"q{length}"}))
             client.queue(f"q{length}", length)
-        places = [_Place(client, [f"q{length}"]) for length in LENGTHS]
+        short, *long = LENGTHS
+        as_short = functools.partial(client.queue_only, f"q{short}", short)  # /run adds jobs that nobody takes
+        places = [_Place(client, [f"q{short}"], as_short), *(_Place(client, [f"q{length}"]) for length in long)]
 
         def once() -> dict[str, Figures]:
             found = {}

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from .accepting import ECHO_HANDLER
-from .environment import Deployment, deployment, processors, started_on
+from .environment import Deployment, NotMeasuredError, deployment, processors, started_on
 from .measurement import Figures, Measurement, Round, Row, Tree
 from .observer import observing
 from .usage import forget_peak, peak_bytes, resident_bytes
@@ -42,7 +42,7 @@ def _run_whole(deployed: Deployment, body: bytes) -> None:
     with deployed.client() as client:
         answer = client.post(deployed.at("/runsync?wait=60000"), content=body).raise_for_status()
     if answer.json()["status"] != "COMPLETED" or len(answer.content) < SIZE:
-        raise SystemExit(f"a large job was not run: {answer.text[:300]}")
+        raise NotMeasuredError(f"a large job was not run: {answer.text[:300]}")
 
 
 MEASUREMENTS = [

@@ -41,15 +41,20 @@ class Relation(enum.Enum):
 class Row:
     """A line of the table: what is measured, against what, and what the relation of the two should be.
 
-    unit: of both figures, and of the target when the relation is ADDED. least, most: the target; one of them.
+    against: a function where that is found out by the measuring. unit: of both figures, and of the target when the
+    relation is ADDED. least, most: the target; one of them.
     """
 
     what: str
-    against: str
+    against: str | Callable[[], str]
     unit: str
     least: float | None = None
     most: float | None = None
     relation: Relation = Relation.RATIO
+
+    def compared_with(self) -> str:
+        """What it is measured against, in words, once it was."""
+        return self.against if isinstance(self.against, str) else self.against()
 
     def is_met(self, relation: float) -> bool:
         """Whether the target is reached."""

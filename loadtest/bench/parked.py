@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import redis
 
-from .environment import ENDPOINT, KEY, deployment, place_of
+from .environment import ENDPOINT, KEY, NotMeasuredError, deployment, place_of
 from .measurement import Figures, Measurement, Round, Row, Tree
 from .usage import resident_bytes
 
@@ -63,16 +63,21 @@ async def measure(base: str, gateway: int, endpoint: str, key: str, store: str, 
         store: the store's URL.
         workers: how many.
         jobs: how many.
+
+    Raises:
+        NotMeasuredError: not all were parked, or another job arrived than was submitted.
     """
     with redis.Redis.from_url(store) as client:
         before = resident_bytes(gateway)
         arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         polls = await _park(base, endpoint, key, workers, arrived)
-        await _until_parked(client, endpoint, workers)
-        after, connections = resident_bytes(gateway), len(client.client_list())
-    times = [await _time_of_a_job(base, endpoint, key, arrived) for _ in range(jobs)]
-    for poll in polls:
-        poll.transport.abort()
+        try:
+            await _until_parked(client, endpoint, workers)
+            after, connections = resident_bytes(gateway), len(client.client_list())
+            times = [await _time_of_a_job(base, endpoint, key, arrived) for _ in range(jobs)]
+        finally:
+            for poll in polls:
+                poll.transport.abort()
     return Parked(workers, (after - before) / workers, connections, statistics.median(times))
 
 
@@ -98,7 +103,7 @@ async def _until_parked(client: "redis.Redis", endpoint: str, workers: int) -> N
     deadline = time.monotonic() + SECONDS_TO_PARK
     while client.zcard(f"runlane:{{{endpoint}}}:waiting") < workers:
         if time.monotonic() > deadline:
-            raise SystemExit(f"{workers} workers were not parked within {SECONDS_TO_PARK:.0f} s")
+            raise NotMeasuredError(f"{workers} workers were not parked within {SECONDS_TO_PARK:.0f} s")
         await asyncio.sleep(0.1)
 
 
@@ -113,7 +118,7 @@ async def _time_of_a_job(
         at, data = await asyncio.wait_for(arrived.get(), 10)
     found = json.loads(data.partition(b"\r\n\r\n")[2])
     if found["id"] != id:
-        raise SystemExit(f"job {found['id']} arrived instead of {id}")
+        raise NotMeasuredError(f"job {found['id']} arrived instead of {id}")
     return at - began
 
 

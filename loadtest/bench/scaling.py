@@ -25,7 +25,20 @@ from gateway.engine import keys
 from tests.stores import Cluster, valkey
 
 from .accepting import ECHO_HANDLER
-from .environment import ALL_PROCESSORS, HERE, JOB, KEY, client, gateway, say, server, store, wait_until, worker
+from .environment import (
+    ALL_PROCESSORS,
+    HERE,
+    JOB,
+    KEY,
+    client,
+    gateway,
+    say,
+    server,
+    store,
+    wait_until,
+    without_traceback,
+    worker,
+)
 from .usage import family_seconds
 from .wrk import Requests, wrk
 
@@ -268,6 +281,7 @@ def _predicted(found: dict[Setup, dict[str, Taken]], processors: int) -> Iterato
             )
 
 
+@without_traceback()
 def main() -> None:
     """Measures each setup, and says what the model makes of it."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench.scaling", description=__doc__)

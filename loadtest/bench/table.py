@@ -28,7 +28,7 @@ def _line(results: list[Result]) -> list[str]:
     cells = [
         row.what,
         _figure(now.ours, row.unit),
-        f"{_figure(now.floor, row.unit)} {row.against}",
+        f"{_figure(now.floor, row.unit)} {row.compared_with()}",
         _relation(now),
         row.target(),
         "met" if row.is_met(now.relation) else "MISSED",
@@ -65,7 +65,7 @@ def _as_json(name: str, results: list[Result]) -> dict[str, Any]:
     return {
         "name": name,
         "what": row.what,
-        "against": row.against,
+        "against": row.compared_with(),
         "unit": row.unit,
         "relation": row.relation.value,
         "least": row.least,

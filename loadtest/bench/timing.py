@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..significance import p_value
-from .environment import HERE, process, store, wait_for
+from .environment import HERE, NotMeasuredError, process, store, wait_for, without_traceback
 
 PORT = 8127
 OWNER, STRANGER = "acme:timing-of-acme", "acme-2:timing-of-another"
@@ -49,6 +49,7 @@ class Pair(NamedTuple):
     two: Sent
 
 
+@without_traceback()
 def main() -> None:
     """Prints a line for each pair."""
     parser = argparse.ArgumentParser(
@@ -126,7 +127,11 @@ def us(seconds: list[float]) -> float:
 
 
 def measured(connection: http.client.HTTPConnection, sent: Sent) -> float:
-    """The seconds from the begin of a request to the end of its answer."""
+    """The seconds from the begin of a request to the end of its answer.
+
+    Raises:
+        NotMeasuredError: it was let in.
+    """
     headers: dict[str, Any] = {"Authorization": f"Bearer {sent.key}"}
     began = time.perf_counter()
     connection.request(sent.method, sent.path, sent.body, headers)
@@ -134,7 +139,7 @@ def measured(connection: http.client.HTTPConnection, sent: Sent) -> float:
     response.read()
     seconds = time.perf_counter() - began
     if response.status not in (401, 404):
-        raise SystemExit(f"{sent} was answered {response.status}")
+        raise NotMeasuredError(f"{sent} was answered {response.status}")
     return seconds
 
 

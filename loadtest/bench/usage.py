@@ -31,6 +31,14 @@ def processor_seconds(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+def connections(pid: int, port: int) -> int:
+    """How many TCP connections a process has at a port where it listens."""
+    return sum(
+        one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port
+        for one in psutil.Process(pid).net_connections("tcp")
+    )
+
+
 def family_seconds(pid: int) -> float:
     """The same of a process and all that it has started."""
     seconds = processor_seconds(pid)

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from typing import NamedTuple
 
-from .environment import KEY
+from .environment import KEY, NotMeasuredError
 
 SECONDS = 1
 
@@ -33,10 +33,10 @@ def wrk(requests: Requests) -> Measured:
     that is measured.)
 
     Raises:
-        SystemExit: wrk is not there, or an answer was no 2xx.
+        NotMeasuredError: wrk is not there, or an answer was no 2xx.
     """
     if shutil.which("wrk") is None:
-        raise SystemExit("this needs wrk: apt-get install wrk")
+        raise NotMeasuredError("this needs wrk: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_script(requests))
         script.flush()
@@ -44,7 +44,7 @@ def wrk(requests: Requests) -> Measured:
                    "-s", script.name, requests.url]  # fmt: skip
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"{requests.url} answered with errors:\n{output}")
+        raise NotMeasuredError(f"{requests.url} answered with errors:\n{output}")
     return Measured(
         _figure(r"Requests/sec:\s+([\d.]+)", output),
         _figure(r"median of ([\d.]+) us", output) / 1e6,

@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import statistics
 
-from loadtest.bench.environment import tcp_store
-from loadtest.bench.rivals.measuring import OURS, NotMeasuredError, measure
+from loadtest.bench.environment import NotMeasuredError, tcp_store
+from loadtest.bench.rivals.measuring import OURS, measure
 from loadtest.bench.rivals.table import RIVALS
 
 
@@ -25,6 +25,8 @@ def main() -> None:
         version, setting = (RIVALS[name].version, RIVALS[name].setting) if name in RIVALS else ("", "64 at once")
         jobs = f"{statistics.median(figures):,.0f} jobs/s" if figures else "failed"
         print(f"{name:<9} {version:<7} {jobs:>14}   {setting}")
+    if failed := [name for name, figures in found.items() if not figures]:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 def _options() -> argparse.Namespace:

@@ -15,7 +15,7 @@ import httpx
 import redis
 
 from loadtest.bench import batches
-from loadtest.bench.environment import ENDPOINT, HERE, KEY, gateway, processors, started_on
+from loadtest.bench.environment import ENDPOINT, HERE, KEY, NotMeasuredError, gateway, processors, started_on
 from loadtest.bench.measurement import Tree
 from loadtest.bench.rivals import given
 from loadtest.bench.rivals.install import FOLDER
@@ -27,10 +27,6 @@ SECONDS_TO_STOP = 10.0
 JOBS_IN_A_REQUEST = 1000
 
 
-class NotMeasuredError(Exception):
-    """Jobs were not queued, or not all of them run."""
-
-
 def measure(name: str, store_url: str, count: int, tree: Tree = HERE) -> float:
     """Has one worker of a library, or of a tree of runlane's, run so many no-op jobs: jobs per second.
 
@@ -38,7 +34,7 @@ def measure(name: str, store_url: str, count: int, tree: Tree = HERE) -> float:
     well. The store must be empty, and is so afterwards.
 
     Raises:
-        NotMeasuredError: with what the library's program said last.
+        NotMeasuredError: jobs were not queued, or not all of them run; with what the library's program said last.
     """
     with emptied(store_url), tempfile.TemporaryDirectory(prefix="runlane-rivals-") as folder:
         file = Path(folder) / "seconds"
@@ -53,7 +49,7 @@ def emptied(url: str) -> Iterator[None]:
     """A store that is empty becomes so again."""
     with redis.Redis.from_url(url) as client:
         if client.dbsize():
-            raise SystemExit("the store has keys in it, which the measurement would delete")
+            raise NotMeasuredError("the store has keys in it, which the measurement would delete")
         try:
             yield
         finally:
