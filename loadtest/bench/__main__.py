@@ -51,8 +51,8 @@ def main() -> None:
                     failed.append(measurement.name)
         finally:  # also when it is interrupted
             if outcomes:
-                print(shown(outcomes))
                 write(outcomes, list(trees), given.json)
+                print(shown(outcomes))
     if failed:
         raise SystemExit(f"not measured: {', '.join(failed)}")
 

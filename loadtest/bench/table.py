@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from ..thresholds import changed
 from .measurement import Relation, Result
 
 Outcome = tuple[str, list[Result]]
@@ -39,10 +40,9 @@ def _line(results: list[Result]) -> list[str]:
 
 
 def change(now: Result, before: Result) -> float:
-    """How ours has changed, as a part of what it was: by the medians of what is the same unit in both."""
-    return (
-        statistics.median(ours.ours / theirs.ours for ours, theirs in zip(now.figures, before.figures, strict=True)) - 1
-    )
+    """How ours has changed, as a part of what it was: the median of the rounds; infinite where it was nothing."""
+    pairs = zip(now.figures, before.figures, strict=True)
+    return statistics.median(changed(theirs.ours, ours.ours) for ours, theirs in pairs)
 
 
 def _relation(result: Result) -> str:

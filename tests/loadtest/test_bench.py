@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -75,6 +76,8 @@ def test_the_table_says_what_was_reached_and_what_has_changed(tmp_path: Path) ->
     assert head.split() == ["ours", "against", "target", "before", "change"]
     assert line.split() == ["what", "4,200", "jobs/s", "10,000", "jobs/s", "the", "floor", "0.42", "≥", "0.5", "MISSED",
                             "0.2", "+110.0%"]  # fmt: skip
+    nothing = Result(FAST, [Figures(0, 10_000), Figures(0, 10_000)])
+    assert [table.change(*pair) for pair in ((nothing, nothing), (now, nothing), (nothing, now))] == [0, math.inf, -1]
     table.write([("row", [now, before])], ["new", "old"], tmp_path / "bench.json")
     written = json.loads((tmp_path / "bench.json").read_text())
     assert written["revisions"] == ["new", "old"]
