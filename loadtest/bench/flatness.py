@@ -25,7 +25,7 @@ FLAT = 1.15
 LENGTHS = (10, 10_000, 1_000_000)
 COUNTS = (1, 100, 1_000)
 CALLS = 500
-SLICES = 10
+SLICES = 20
 WARM_UP = 50
 IN_A_REQUEST = 1000
 SECONDS_IDLE = 1.0
@@ -102,9 +102,11 @@ class _Place:
 
 
 def _medians(operation: Operation, places: list[_Place]) -> list[float]:
-    """What an operation costs at each of the places, in us. They take turns, since the machine's speed changes."""
-    turns = zip(*(place.costs(operation) for place in places), strict=True)
-    return [statistics.median(costs) * 1e6 for costs in zip(*itertools.islice(turns, SLICES), strict=True)]
+    """What an operation costs at each of the places, in us. They take turns, and each is compared with the first one in
+    the same turn, since the machine's speed changes."""
+    turns = list(itertools.islice(zip(*(place.costs(operation) for place in places), strict=True), SLICES))
+    first = statistics.median(turn[0] for turn in turns) * 1e6
+    return [first * statistics.median(turn[number] / turn[0] for turn in turns) for number in range(len(places))]
 
 
 def _run(client: Client, endpoint: str) -> None:
