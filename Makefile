@@ -10,7 +10,7 @@ demo: .venv/.dev
 	@$(BIN)/runlane demo
 
 test: .venv/.test
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile
 
 fuzz: .venv/.test
 	$(BIN)/python -m tests.fuzz --requests 100000 --seconds 600

@@ -23,6 +23,9 @@ SECONDS_IDLE = 75
 SECONDS_FOR_LAST_REQUESTS = 0.2
 """What a client had sent when the server began to end is answered if it arrives within so long."""
 
+SECONDS_FOR_FIRST_REQUESTS = 1.0
+"""The same for a connection that has had none: who has just connected is about to send one, and may be busy."""
+
 SECONDS_TO_LINGER = 1.0
 MOST_DROPPED = 20_000_000
 """A client that has its last answer while it still sends sees it only if we go on reading: so long, and so much."""
@@ -203,7 +206,8 @@ class Protocol(Delivering):
         self._ending = True
         if self.cycle is not None:
             self.cycle.keep_alive = False
-        self.loop.call_later(SECONDS_FOR_LAST_REQUESTS, self._end)
+        is_new = self.cycle is None
+        self.loop.call_later(SECONDS_FOR_FIRST_REQUESTS if is_new else SECONDS_FOR_LAST_REQUESTS, self._end)
 
     def _end(self) -> None:
         if self.cycle is None or self.cycle.response_complete or self._is_refused:

@@ -11,6 +11,7 @@ A history is what clients and handlers have seen, from outside. `check` finds ev
 What receivers of webhooks are told is the final state, under one id.
 """
 
+import contextlib
 import json
 import time
 from collections import Counter, defaultdict
@@ -181,7 +182,8 @@ def read_log(log: Path) -> Iterator[Event]:
 
 def _notes(log: Path) -> Iterator[dict[str, Any]]:
     for line in log.read_bytes().split(b"\n")[:-1]:
-        yield json.loads(line)
+        with contextlib.suppress(json.JSONDecodeError):  # it is empty, or a part
+            yield json.loads(line)
 
 
 def check(history: History, store: "redis.Redis", endpoint: str, attempts: int = 3) -> None:

@@ -11,14 +11,15 @@ LOG_VARIABLE = "FAULTS_LOG"
 
 
 class Log:
-    """The file that the environment names. Each line is one write, so lines of several processes do not mix."""
+    """The file that the environment names. Each line is one write, so lines of several processes do not mix. A process
+    that is killed meanwhile may have written a part of it."""
 
     def __init__(self) -> None:
         self._file = os.open(os.environ[LOG_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, kind: str, job: str, attempt: int, **more: Any) -> None:
         line = {"kind": kind, "job": job, "attempt": attempt, **more}
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(line).encode() + b"\n")
 
 
 def chunk_text(attempt: int, number: int, size: int = 0) -> str:

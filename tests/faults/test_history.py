@@ -138,8 +138,9 @@ def test_what_handlers_wrote_down(tmp_path: Path) -> None:
         {"kind": "started", "job": "j", "attempt": 2, "clock": 6.0},
         {"kind": "ended", "job": "j", "attempt": 1},
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    history.log.write_text(text + '{"kind": "wro')  # its process was killed
+    torn = '{"kind": "wro'  # its process was killed
+    text = "".join(f"\n{json.dumps(line)}\n" for line in lines)
+    history.log.write_text(f"\n{torn}{text}\n{torn}")
     history.add(Acknowledged("k", "j"))
     assert history.events == [
         Acknowledged("k", "j"),

@@ -22,7 +22,7 @@ from .conftest import MakeDeployment, MakeTrial
 from .deployment import SECONDS_TO_LOAD, Worker, open_files
 from .trial import Trial
 
-SECONDS = float(os.environ.get("RUNLANE_SOAK_SECONDS", "25"))
+SECONDS = float(os.environ.get("RUNLANE_SOAK_SECONDS", "15"))
 SEED = int(os.environ.get("RUNLANE_SOAK_SEED", random.randrange(1_000_000)))
 
 CLIENTS = 12

@@ -14,7 +14,7 @@ from handler_sdk.links.http_pool import MOST_CONNECTIONS, WARM, Place, Pool
 
 from ..gateway.waiting import eventually
 
-SECONDS = 1.0
+SECONDS = 0.6
 SAY = Request("POST", "/say", b'"x"')
 ONCE = Request("POST", "/once", b"{}", repeats=False)
 POLL = Request("GET", "/poll", wait=10.0, repeats=False)
