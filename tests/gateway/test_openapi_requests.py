@@ -135,7 +135,7 @@ def test_requests(api: BaseSchema, place: Place, operation: tuple[str, str], mod
     polls = path.startswith(POLLS)
 
     @settings(
-        max_examples=4 if polls else 5, derandomize=True, deadline=None, database=None,
+        max_examples=4 if polls else 7, derandomize=True, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=api[path.replace(":path", "")][method].as_strategy(generation_mode=mode))
