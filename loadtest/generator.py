@@ -61,9 +61,11 @@ def main(pipe: Connection) -> None:
     with contextlib.suppress(ValueError, OSError):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with contextlib.suppress(EOFError):  # that process has ended
+    try:
         assignment = _assignment.decode(pipe.recv_bytes())
-        uvloop.run(Generator(assignment, pipe).run())
+    except EOFError:
+        return  # that process has ended
+    uvloop.run(Generator(assignment, pipe).run())
 
 
 class Generator:
